@@ -1,0 +1,303 @@
+package policy
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// View is what the guards know of the world: immutable, replaced as a whole when an address, a MAC or a route changes.
+// Concurrent use is safe.
+type View struct {
+	*Bindings
+	RouterMAC MAC // the router's toward guests
+	UplinkMAC MAC // the router's toward the provider, which is the uplink interface's
+
+	Own      map[netip.Addr]bool // the router's addresses toward guests: gateways and fe80::1
+	Held     map[netip.Addr]bool // dom0's kernel's own addresses
+	Upstream map[netip.Addr]bool // the provider's routers
+	UplinkLL netip.Addr          // the router's own link-local address on the uplink
+	Subnets  []netip.Prefix      // the kernel's connected IPv4 prefixes on the uplink, for their directed broadcasts
+
+	LinkLocals *LinkLocals
+}
+
+// FromGuest finds whose frame it is, and whether that guest may send it. The guest is nil where the MAC is nobody's.
+func (v *View) FromGuest(p *Packet) (*Guest, Reason) {
+	if p.SrcMAC.IsZero() || p.SrcMAC.IsGroup() {
+		return nil, MACInvalid
+	}
+	g := v.ByMAC(p.SrcMAC)
+	if g == nil {
+		return nil, MACBinding
+	}
+	if p.DstMAC != v.RouterMAC && !p.DstMAC.IsGroup() {
+		return g, OtherHost
+	}
+	if p.EtherType == EtherARP {
+		return g, v.guestARP(g, p)
+	}
+	if r := v.guestSource(g, p); r != None {
+		return g, r
+	}
+	if p.IsND() {
+		return g, v.guestND(g, p)
+	}
+	return g, v.destination(p)
+}
+
+// guestARP wants both sender fields to be the guest's own (RFC 5227: a probe has no sender address).
+func (v *View) guestARP(g *Guest, p *Packet) Reason {
+	switch {
+	case p.ARP.SHA != p.SrcMAC:
+		return ARPSpoof
+	case p.ARP.SPA.IsUnspecified() && p.ARP.Op == 1:
+		return None
+	case v.ByAddr(p.ARP.SPA) != g:
+		return ARPSpoof
+	}
+	return None
+}
+
+func (v *View) guestSource(g *Guest, p *Packet) Reason {
+	switch Classify(p.Src) {
+	case Unspecified:
+		// Only what an interface without an address yet must send: DAD, RS (RFC 4861), MLD (RFC 3590).
+		if p.IsIPv6() && p.Proto == ProtoICMPv6 && p.Dst.IsMulticast() && (p.IsND() || isMLD(p)) {
+			return None
+		}
+		return MartianSrc
+	case LinkScope:
+		if p.IsIPv4() {
+			return MartianSrc
+		}
+		if v.Own[p.Src] || !v.MayUseLinkLocal(g, p.Src) || !v.LinkLocals.claim(g, p.Src) {
+			return IP6Binding
+		}
+		return None
+	case Unicast:
+	default:
+		return MartianSrc
+	}
+	if v.ByAddr(p.Src) == g {
+		return None
+	}
+	if v.Own[p.Src] || v.Held[p.Src] || v.Upstream[p.Src] || v.isBroadcast(p.Src) {
+		return MartianSrc
+	}
+	if p.IsIPv4() {
+		return IPBinding
+	}
+	return IP6Binding
+}
+
+func (v *View) guestND(g *Guest, p *Packet) Reason {
+	if p.ND.HasSource && p.ND.SourceLL != p.SrcMAC || p.ND.HasTarget && p.ND.TargetLL != p.SrcMAC {
+		return NDSpoof
+	}
+	switch p.ICMPType {
+	case RouterAdvertisement:
+		return RAGuard
+	case RedirectMessage:
+		return Redirect
+	case NeighborAdvertisement:
+		// The target is what neighbours would believe; the source address proves nothing.
+		if !v.mayHave(g, p.ND.Target) {
+			return NDSpoof
+		}
+		// A guest that routes a prefix of its own says so; any other has no reason to call itself a router.
+		if p.ND.Flags&NARouter != 0 && !g.routes() {
+			return NDSpoof
+		}
+	}
+	if !p.Dst.IsMulticast() && p.DstMAC.IsGroup() {
+		return L2Multicast
+	}
+	return None
+}
+
+// mayHave tells whether an address may be a guest's.
+func (v *View) mayHave(g *Guest, a netip.Addr) bool {
+	if a.IsLinkLocalUnicast() {
+		return !v.Own[a] && v.MayUseLinkLocal(g, a) && v.LinkLocals.claim(g, a)
+	}
+	return v.ByAddr(a) == g
+}
+
+// routes tells whether a guest has a whole prefix.
+func (g *Guest) routes() bool {
+	for _, p := range g.Addrs {
+		if !p.IsSingleIP() {
+			return true
+		}
+	}
+	return false
+}
+
+// FromUplink tells whether a frame may come from the provider's side.
+func (v *View) FromUplink(p *Packet) Reason {
+	if p.SrcMAC.IsZero() || p.SrcMAC.IsGroup() || p.SrcMAC == v.UplinkMAC || p.SrcMAC == v.RouterMAC {
+		return MACInvalid
+	}
+	if p.DstMAC != v.UplinkMAC && !p.DstMAC.IsGroup() {
+		return OtherHost
+	}
+	if p.EtherType == EtherARP {
+		if p.ARP.SHA.IsZero() || p.ARP.SHA.IsGroup() || v.ours(p.ARP.SPA) {
+			return ARPSpoof
+		}
+		return None
+	}
+	switch Classify(p.Src) {
+	case LinkScope:
+		if p.IsIPv4() {
+			return MartianSrc
+		}
+		// Its owner answers from it when two stations have the same address (RFC 4862 5.4.4).
+		if p.Src == v.UplinkLL && !(p.IsND() && p.ICMPType == NeighborAdvertisement) {
+			return SpoofUplink
+		}
+	case Unspecified:
+		if !p.IsND() && !isMLD(p) {
+			return MartianSrc
+		}
+	case Unicast:
+		if v.ours(p.Src) || v.isBroadcast(p.Src) {
+			return SpoofUplink
+		}
+	default:
+		return MartianSrc
+	}
+	if p.IsND() {
+		if p.ICMPType == RedirectMessage {
+			return Redirect
+		}
+		if !p.Dst.IsMulticast() && p.DstMAC.IsGroup() {
+			return L2Multicast
+		}
+		return None
+	}
+	return v.destination(p)
+}
+
+// ours tells whether an address is on this side, so that nobody on the uplink may send from it.
+func (v *View) ours(a netip.Addr) bool {
+	if v.Upstream[a] {
+		return false
+	}
+	return v.Held[a] || v.Own[a] || v.Network(a) != nil || v.ByAddr(a) != nil
+}
+
+// FromHost tells whether dom0's kernel may send a packet through the host TUN: only with an address that it holds, so
+// that nothing that dom0 forwards by mistake gets in.
+func (v *View) FromHost(p *Packet) Reason {
+	if Classify(p.Src) != Unicast || !v.Held[p.Src] {
+		return HostSource
+	}
+	return v.destination(p)
+}
+
+// destination refuses what no router forwards, whoever sent it.
+func (v *View) destination(p *Packet) Reason {
+	if p.Src.IsLinkLocalUnicast() && !v.Own[p.Dst] && p.Dst != v.UplinkLL && !p.Dst.IsMulticast() {
+		return LinkLocal
+	}
+	if p.IsIPv4() && p.Proto == ProtoICMP && p.L4 != 0 && p.ICMPType == 5 {
+		return Redirect
+	}
+	switch Classify(p.Dst) {
+	case MulticastIP:
+		return Multicast
+	case BroadcastIP:
+		return Broadcast
+	case LinkScope:
+		if v.Own[p.Dst] || p.Dst == v.UplinkLL {
+			break
+		}
+		if p.IsIPv4() {
+			return MartianDst
+		}
+		return LinkLocal
+	case Unicast:
+		if v.isBroadcast(p.Dst) {
+			return Broadcast
+		}
+	default:
+		return MartianDst
+	}
+	if p.DstMAC.IsGroup() {
+		return L2Multicast
+	}
+	return None
+}
+
+// isBroadcast tells whether an IPv4 address is the directed broadcast (all ones or all zeros, RFC 1812 5.3.5) of a prefix.
+func (v *View) isBroadcast(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	if n := v.Network(a); n != nil && edge(n.Prefix, a) {
+		return true
+	}
+	for _, p := range v.Subnets {
+		if p.Contains(a) && edge(p, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// edge tells whether a is the first or last address of a prefix that has such (RFC 3021: a /31 has none).
+func edge(p netip.Prefix, a netip.Addr) bool {
+	if p.Bits() > 30 {
+		return false
+	}
+	b := a.As4()
+	host := uint32(1)<<(32-p.Bits()) - 1
+	low := (uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])) & host
+	return low == 0 || low == host
+}
+
+// isMLD tells whether a packet is Multicast Listener Discovery (RFC 2710, 3810), which every IPv6 host sends.
+func isMLD(p *Packet) bool {
+	return p.IsIPv6() && p.Proto == ProtoICMPv6 && p.L4 != 0 && (p.ICMPType >= 130 && p.ICMPType <= 132 || p.ICMPType == 143)
+}
+
+// MaxLinkLocals is how many link-local addresses a guest may have at a time besides the reserved ones.
+const MaxLinkLocals = 8
+
+// LinkLocals remembers which guest first used a link-local address that no binding names, so that no other takes it over.
+// It is safe for concurrent use and holds MaxLinkLocals a guest.
+type LinkLocals struct {
+	mu     sync.Mutex
+	owner  map[netip.Addr]MAC
+	claims map[MAC][]netip.Addr // oldest first
+}
+
+// NewLinkLocals makes an empty memory.
+func NewLinkLocals() *LinkLocals {
+	return &LinkLocals{owner: map[netip.Addr]MAC{}, claims: map[MAC][]netip.Addr{}}
+}
+
+// Owner is the MAC that uses a link-local address.
+func (l *LinkLocals) Owner(a netip.Addr) (MAC, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m, ok := l.owner[a]
+	return m, ok
+}
+
+func (l *LinkLocals) claim(g *Guest, a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m, ok := l.owner[a]; ok {
+		return m == g.MAC
+	}
+	own := l.claims[g.MAC]
+	if len(own) >= MaxLinkLocals {
+		delete(l.owner, own[0])
+		own = append(own[:0], own[1:]...)
+	}
+	l.owner[a] = g.MAC
+	l.claims[g.MAC] = append(own, a)
+	return true
+}

@@ -1,0 +1,164 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// MAC is a 48-bit IEEE 802 address in transmission order.
+type MAC [6]byte
+
+// BroadcastMAC is the address that every station on a link receives.
+var BroadcastMAC = MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// ParseMAC reads six hexadecimal octets with ':' or '-' between them.
+func ParseMAC(s string) (MAC, error) {
+	var m MAC
+	if len(s) != 17 {
+		return m, fmt.Errorf("%q is not six hexadecimal octets", s)
+	}
+	sep := s[2]
+	if sep != ':' && sep != '-' {
+		return m, fmt.Errorf("%q is not six hexadecimal octets", s)
+	}
+	for i := range m {
+		if i > 0 && s[i*3-1] != sep {
+			return MAC{}, fmt.Errorf("%q is not six hexadecimal octets", s)
+		}
+		hi, lo := unhex(s[i*3]), unhex(s[i*3+1])
+		if hi > 15 || lo > 15 {
+			return MAC{}, fmt.Errorf("%q is not six hexadecimal octets", s)
+		}
+		m[i] = hi<<4 | lo
+	}
+	return m, nil
+}
+
+func unhex(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10
+	}
+	return 0xff
+}
+
+// String writes six lower-case octets with ':' between them.
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// IsZero tells whether every bit is 0; no station has that address.
+func (m MAC) IsZero() bool { return m == MAC{} }
+
+// IsGroup tells whether the group bit (IEEE 802-2014 8.2.2) is set: multicast or broadcast.
+func (m MAC) IsGroup() bool { return m[0]&1 != 0 }
+
+// Action is what a rule does with the packet that it matches.
+type Action uint8
+
+// The zero Action is invalid, so that a forgotten one cannot mean accept.
+const (
+	Accept Action = iota + 1
+	Drop
+	Reject
+)
+
+func (a Action) String() string {
+	switch a {
+	case Accept:
+		return "accept"
+	case Drop:
+		return "drop"
+	case Reject:
+		return "reject"
+	}
+	return "invalid"
+}
+
+// Mode tells whether a policy's rules decide or only count what they would have decided.
+type Mode uint8
+
+const (
+	Enforce Mode = iota
+	Shadow
+)
+
+// AnyProto matches every protocol. Protocol 0 is a protocol (hop-by-hop options), not a wildcard.
+const AnyProto = -1
+
+// PortRange is inclusive; First <= Last and First >= 1.
+type PortRange struct{ First, Last uint16 }
+
+// PeerKind says what a Peer names.
+type PeerKind uint8
+
+const (
+	PeerPrefix PeerKind = iota + 1
+	PeerDomu
+	PeerHost
+	PeerUplink
+)
+
+// Peer is one element of a rule's from or to.
+type Peer struct {
+	Kind   PeerKind
+	Prefix netip.Prefix // PeerPrefix, masked
+	Domu   string       // PeerDomu
+}
+
+// Rule matches a packet when every field that is set does. Empty Ports, From and To match all.
+type Rule struct {
+	Name   string
+	Action Action
+	Proto  int // IP protocol number or AnyProto
+	Ports  []PortRange
+	From   []Peer
+	To     []Peer
+	Source string // file:line of the rule, for explain and logs
+}
+
+// Chain is a list of rules of which the first match decides, and what happens when none does.
+type Chain struct {
+	Default Action
+	Rules   []Rule
+	Source  string // file:line of the block, or of what made the default
+}
+
+// Limits bound what one guest may use. Zero is no limit, but for Flows.
+type Limits struct {
+	Packets   uint64 // packets a second, each direction; a GSO frame counts as its segments
+	Bandwidth uint64 // bits a second, each direction
+	NewFlows  uint64 // flows opened a second
+	Flows     uint64 // flows at a time, DefaultFlows where left out
+}
+
+// DefaultFlows is a guest's share of the flow table where its policy does not say.
+const DefaultFlows = 65536
+
+// Policy is what a guest may send (Egress) and be sent (Ingress).
+type Policy struct {
+	Name    string
+	Mode    Mode
+	Egress  Chain
+	Ingress Chain
+	Limits  Limits
+	Source  string // file:line of the block, or of what made the default
+}
+
+// TestCase is a question with its expected answer: what becomes of such a packet?
+type TestCase struct {
+	Name   string
+	From   Peer       // PeerDomu, PeerHost or PeerUplink
+	Src    netip.Addr // zero: the sender's own
+	To     Peer       // zero Kind: Dst decides
+	Dst    netip.Addr
+	Proto  int
+	Port   uint16 // 0: none
+	Expect Action
+	Rule   string // "": any
+	Source string // file:line
+}
