@@ -1,0 +1,199 @@
+// Package config reads router.hcl into validated values. No HCL type appears in its exported
+// signatures but for diagnostics; every mistake of a file is reported at once. Its files, as a router.hcl
+// passes them:
+//
+//	load.go                    a file that may be read, is text, and parses in bounded time
+//	file.go grammar.go         the raw blocks; unknown keys and blocks
+//	literal.go address.go      one value: its kind, form and range
+//	decode.go rules.go testcase.go services.go
+//	                           the blocks, one after the other
+//	validate.go                what concerns several values
+//	diagnostic.go write.go     complaints, and how they are shown
+//	config.go                  the values that result
+//	reference.hcl              every key, with its default
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"udrouter/policy"
+)
+
+// Reference is a complete router.hcl that documents every key with its default.
+//
+//go:embed reference.hcl
+var Reference []byte
+
+// Range is a place in the file, for messages: "router.hcl:12".
+type Range struct {
+	File         string
+	Line, Column int // from 1
+}
+
+// Config is a validated router.hcl.
+type Config struct {
+	File     string
+	Uplink   Uplink
+	Bridge   Bridge
+	Networks []Network
+	Domus    []Domu
+	Policies []policy.Policy
+	Host     *Host // nil: no host block
+	Tests    []policy.TestCase
+	Control  Control
+	Metrics  *Metrics // nil: none
+	Log      Log
+}
+
+// Uplink is the interface toward the provider. Zero addresses: the kernel's own.
+type Uplink struct {
+	Name     string
+	Gateway4 netip.Addr
+	Gateway6 netip.Addr
+	Address4 netip.Addr
+	Range    Range
+}
+
+// Bridge joins the guests' vifs.
+type Bridge struct {
+	Name    string
+	TAP     string     // default "udr0"
+	MAC     policy.MAC // zero: derived
+	MTU     int        // bytes; 0: the uplink's
+	Isolate bool       // default true
+	Range   Range
+}
+
+// Upstream tells how the provider brings a network here.
+type Upstream uint8
+
+const (
+	Routed  Upstream = iota + 1 // to the host's own address
+	Proxied                     // on-link: ARP and NDP are answered for its addresses
+)
+
+// Answer tells for which addresses of a proxied network the upstream is answered.
+type Answer uint8
+
+const (
+	AnswerBound   Answer = iota // those that a domu is bound to
+	AnswerLearned               // those of them whose guest has answered a probe
+)
+
+// Source is the IPv6 source address of a proxy advertisement.
+type Source uint8
+
+const (
+	SourceLinkLocal Source = iota // the router's own on the uplink
+	SourceTarget                  // the address that is answered for
+)
+
+// Network is a prefix of guests' addresses.
+type Network struct {
+	Name     string
+	Prefix   netip.Prefix
+	Gateway  netip.Addr // the router's address toward guests; may be link-local in an IPv6 network
+	Upstream Upstream
+	Proxy    Proxy
+	Range    Range
+}
+
+// Proxy is how a proxied network is answered for.
+type Proxy struct {
+	Answer   Answer
+	Router   bool          // R flag, default true
+	Override bool          // O flag of solicited answers, default false (RFC 4861 7.2.8)
+	TTL      time.Duration // how long a learned guest counts as present, default 30s
+	Timeout  time.Duration // how long a probe waits for the guest, default 500ms
+	Announce bool          // tell the upstream when a guest appears, default true
+	Source   Source
+}
+
+// Domu is a guest: what binds it, and its policy.
+type Domu struct {
+	Name   string
+	Vif    string // "": named later, by the hotplug script
+	MAC    policy.MAC
+	IPv4   []netip.Prefix
+	IPv6   []netip.Prefix
+	Policy string // name of a policy; "": the default policy
+	Range  Range
+}
+
+// Host is what dom0 and its guests may do to each other.
+type Host struct {
+	Interface string // default "udrhost"
+	Ingress   policy.Chain
+	Uplink    *policy.Chain // nil: dom0's firewall toward the internet is not ours
+	Range     Range
+}
+
+// Control is the control socket.
+type Control struct {
+	Socket string // default /run/udrouter/control.sock
+	Group  string // default: the process's
+}
+
+// Metrics is where Prometheus may scrape: "127.0.0.1:9469" or "unix:/path".
+type Metrics struct{ Listen string }
+
+// Log is how the router logs.
+type Log struct {
+	Level  string // debug, info, warn, error; default info
+	Format string // text, json; default text
+}
+
+// PolicyFor is the policy of a domu of this Config. Without one of its own: egress accept, ingress drop.
+func (c *Config) PolicyFor(d *Domu) *policy.Policy {
+	for i := range c.Policies {
+		if d.Policy != "" && c.Policies[i].Name == d.Policy {
+			return &c.Policies[i]
+		}
+	}
+	source := d.Range.String()
+	return &policy.Policy{
+		Name:    "default",
+		Egress:  policy.Chain{Default: policy.Accept, Source: source},
+		Ingress: policy.Chain{Default: policy.Drop, Source: source},
+		Limits:  policy.Limits{Flows: policy.DefaultFlows},
+		Source:  source,
+	}
+}
+
+// NetworkOf is the network whose prefix holds the address, or nil; link-local addresses are in none.
+func (c *Config) NetworkOf(a netip.Addr) *Network {
+	for i := range c.Networks {
+		if c.Networks[i].Prefix.Contains(a) {
+			return &c.Networks[i]
+		}
+	}
+	return nil
+}
+
+// NotEnforced names, a line each, what the file asks for and the router does not do yet.
+func (c *Config) NotEnforced() []string {
+	var lines []string
+	for i := range c.Policies {
+		p := &c.Policies[i]
+		lines = append(lines, fmt.Sprintf("policy %q (%s): its rules and limits are not enforced yet: only bindings are", p.Name, p.Source))
+	}
+	without := 0
+	for i := range c.Domus {
+		if c.Domus[i].Policy == "" {
+			without++
+		}
+	}
+	if without > 0 {
+		lines = append(lines, fmt.Sprintf("domus without a policy (%d): the default, ingress drop, is not enforced yet: only bindings are", without))
+	}
+	if c.Host != nil {
+		lines = append(lines, fmt.Sprintf("host (%s): its rules are not enforced yet", c.Host.Range))
+	}
+	return lines
+}
+
+// String is the file and line, for messages.
+func (r Range) String() string { return fmt.Sprintf("%s:%d", r.File, r.Line) }

@@ -1,0 +1,28 @@
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}
+
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+}
+
+domu "one" {
+  mac = "00:16:3e:00:00:01"
+  ipv6 = ["2001:db8:3:2:aaaa::/80", "2001:db8:3:2:bbbb::5"]
+}
+
+domu "two" {
+  mac = "00:16:3e:00:00:02"
+  ipv6 = ["2001:db8:3:2:aaaa::5", "2001:db8:3:2:bbbb::/80", "2001:db8:3:2:bbbb:1::/96"]
+}

@@ -1,0 +1,18 @@
+domu "one" {
+  mac = "00:16:3e:00:00:01"
+}
+
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {
+  mac = "00:16:3e:00:00:01"
+}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}

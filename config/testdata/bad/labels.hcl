@@ -1,0 +1,20 @@
+uplink {
+}
+
+bridge "xenbr0" "br1" {
+}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}
+
+host "dom0" {
+}
+
+domu {
+}
+
+test {
+}

@@ -1,0 +1,17 @@
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {}
+
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "fe80::1"
+  upstream = "proxied"
+}
+
+domu "one" {
+  mac = "00:16:3e:00:00:01"
+  ipv6 = ["fe80::1"]
+}

@@ -1,0 +1,16 @@
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {
+  mtu     = 1500.5
+  isolate = 1
+  tap     = true
+}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}

@@ -1,0 +1,47 @@
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}
+
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+}
+
+domu "" {
+  mac = "00:16:3e:00:00:01"
+}
+
+domu "a b" {
+  mac = "00:16:3e:00:00:02"
+}
+
+domu "-x" {
+  mac = "00:16:3e:00:00:03"
+}
+
+domu "\u001b[31m" {
+  mac = "00:16:3e:00:00:04"
+}
+
+domu "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn" {
+  mac = "00:16:3e:00:00:05"
+}
+
+policy "ü" {}
+
+test "a\u0007b" {
+  from = "host"
+  to = "host"
+  proto = "icmp"
+  expect = "drop"
+}

@@ -1,0 +1,33 @@
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}
+
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+}
+
+domu "one" {
+  mac = "00:16:3e:00:00:01"
+  ipv4 = ["192.0.2.10"]
+}
+
+policy "p" {
+  ingress {
+    rule "r" {
+      action = "accept"
+      from = ["192.0.2.10/24", "2001:db8::1/32", "domu:on", "domu:web", "hots", "any", "one", "192.0.2.300", "::ffff:192.0.2.1", 7]
+      to = "host"
+    }
+  }
+}

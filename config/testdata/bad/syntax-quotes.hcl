@@ -1,0 +1,2 @@
+uplink 'eth0' {
+}

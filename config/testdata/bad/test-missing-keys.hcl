@@ -1,0 +1,21 @@
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+
+bridge "xenbr0" {}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}
+
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+}
+
+test "t" {
+}

@@ -1,0 +1,13 @@
+uplink "eth0" {
+  gateway4 = "2001:db8::1"
+  gateway6 = "192.0.1.1"
+  address4 = "192.0.1"
+}
+
+bridge "xenbr0" {}
+
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}

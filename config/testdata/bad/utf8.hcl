@@ -1,0 +1,3 @@
+uplink "eth0" {
+  # München
+}
