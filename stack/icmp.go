@@ -1,0 +1,97 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"udrouter/policy"
+)
+
+// ICMPError is an error to report about a packet; Info is the MTU or pointer that it carries (0: none).
+type ICMPError struct {
+	Type4, Code4 uint8 // RFC 792, RFC 1812 5.2.7
+	Type6, Code6 uint8 // RFC 4443 3
+	Info         uint32
+}
+
+// Errors a router reports. NoICMP is none.
+var (
+	NoICMP          = ICMPError{}
+	TimeExceeded    = ICMPError{Type4: 11, Type6: 3}
+	NetUnreachable  = ICMPError{Type4: 3, Code4: 0, Type6: 1, Code6: 0}
+	HostUnreachable = ICMPError{Type4: 3, Code4: 1, Type6: 1, Code6: 3}
+	BeyondScope     = ICMPError{Type4: 3, Code4: 0, Type6: 1, Code6: 2}
+)
+
+// TooBig is fragmentation needed (RFC 1191 4) or packet too big (RFC 4443 3.2) for the next hop's MTU in bytes.
+func TooBig(mtu int) ICMPError { return ICMPError{Type4: 3, Code4: 4, Type6: 2, Info: uint32(mtu)} }
+
+// MayReport tells whether an error about a packet may be sent at all: never about an error, a later fragment, a frame to
+// many, or a packet whose source or destination is not one host (RFC 1812 4.3.2.7, RFC 4443 2.4(e)).
+func MayReport(p *policy.Packet) bool {
+	if p.IsICMPError() || p.FragOff > 0 || p.DstMAC.IsGroup() || p.Dst.IsMulticast() {
+		return false
+	}
+	switch policy.Classify(p.Src) {
+	case policy.Unicast:
+		return true
+	case policy.LinkScope:
+		return p.IsIPv6()
+	}
+	return false
+}
+
+// Sizes in bytes beyond which an error quotes no more: RFC 1812 4.3.2.3 and RFC 4443 2.4(c).
+const (
+	maxError4 = 576
+	maxError6 = 1280
+)
+
+// BuildError makes the error about p as an Ethernet frame whose Ethernet addresses are not yet set. src is the router's address,
+// of p's family. The packet is quoted as it came, a partial checksum included, as the kernel's own errors do.
+func BuildError(p *policy.Packet, src netip.Addr, e ICMPError) *Frame {
+	quote := p.Frame[policy.EthernetLen:]
+	if p.IsIPv4() {
+		quote = quote[:min(len(quote), maxError4-policy.IPv4Len-8)]
+		f := NewFrame(policy.EthernetLen + policy.IPv4Len + 8 + len(quote))
+		ip := f.Bytes()[policy.EthernetLen:]
+		s, d := src.As4(), p.Src.As4()
+		ip[0], ip[1], ip[8], ip[9] = 0x45, 0xc0, 64, policy.ProtoICMP // internetwork control: RFC 1812 4.3.2.5
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+		copy(ip[12:], s[:])
+		copy(ip[16:], d[:])
+		ipv4Checksum(ip)
+		icmp := ip[policy.IPv4Len:]
+		icmp[0], icmp[1] = e.Type4, e.Code4
+		binary.BigEndian.PutUint32(icmp[4:], e.Info)
+		copy(icmp[8:], quote)
+		binary.BigEndian.PutUint16(icmp[2:], ^policy.FoldChecksum(policy.Sum(icmp, 0)))
+		f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv4)
+		return f
+	}
+	quote = quote[:min(len(quote), maxError6-policy.IPv6Len-8)]
+	f := NewFrame(policy.EthernetLen + policy.IPv6Len + 8 + len(quote))
+	ip := f.Bytes()[policy.EthernetLen:]
+	icmp := ipv6Header(ip, src, p.Src, policy.ProtoICMPv6, 64)
+	icmp[0], icmp[1] = e.Type6, e.Code6
+	binary.BigEndian.PutUint32(icmp[4:], e.Info)
+	copy(icmp[8:], quote)
+	icmpv6Checksum(icmp, src, p.Src)
+	f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv6)
+	return f
+}
+
+// ipv6Header writes an IPv6 header for all of ip and returns what follows it.
+func ipv6Header(ip []byte, src, dst netip.Addr, next, hopLimit uint8) []byte {
+	s, d := src.As16(), dst.As16()
+	ip[0], ip[6], ip[7] = 0x60, next, hopLimit
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-policy.IPv6Len))
+	copy(ip[8:], s[:])
+	copy(ip[24:], d[:])
+	return ip[policy.IPv6Len:]
+}
+
+func icmpv6Checksum(icmp []byte, src, dst netip.Addr) {
+	binary.BigEndian.PutUint16(icmp[2:], 0)
+	binary.BigEndian.PutUint16(icmp[2:], ^policy.FoldChecksum(policy.Sum(icmp, policy.PseudoSum(src, dst, policy.ProtoICMPv6, len(icmp)))))
+}
