@@ -1,0 +1,177 @@
+package cases
+
+import (
+	"net/netip"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"udrouter/policy"
+)
+
+// UplinkNeighbours are ARP and ND on the uplink: the IPv4 network is routed here, the IPv6 network proxied.
+func UplinkNeighbours() []Case {
+	const r, s = policy.NARouter, policy.NASolicited
+	none := ip("::")
+	ns := func(src, target netip.Addr, ll bool) Frame {
+		return func(n Net) []byte {
+			to, opt := policy.SolicitedNode(target), zero
+			if ll {
+				opt = n.Gateway
+			}
+			return NS(policy.MulticastMAC(to), n.Gateway, src, to, target, opt)
+		}
+	}
+	na := func(to, target netip.Addr, flags uint8) Frame {
+		return func(n Net) []byte { return NA(n.Gateway, n.Eth0, n.UplinkLL, to, target, n.Eth0, flags) }
+	}
+	gwLL := ip("fe80::99")
+	edit := func(e func(*layers.IPv6)) Frame {
+		return func(n Net) []byte {
+			to := policy.SolicitedNode(One6)
+			return NS(policy.MulticastMAC(to), n.Gateway, Gateway6, to, One6, n.Gateway, func(l gopacket.SerializableLayer) { e(l.(*layers.IPv6)) })
+		}
+	}
+	return []Case{
+		answer("NS for a bound address", "case 42; RFC 4861 7.2.8", Uplink, ns(Gateway6, One6, true), na(Gateway6, One6, r|s)),
+		answer("NS from a link-local address", "case 42", Uplink, ns(gwLL, Two6, true), na(gwLL, Two6, r|s)),
+		answer("NS without a source option", "case 42; field 3", Uplink, ns(Gateway6, One6, false), na(Gateway6, One6, r|s)),
+		answer("unicast NS, as NUD sends it", "facts N10; field 1", Uplink, func(n Net) []byte { return NS(n.Eth0, n.Gateway, Gateway6, One6, One6, n.Gateway) }, na(Gateway6, One6, r|s)),
+		answer("DAD of somebody for a bound address", "case 42; RFC 4861 7.2.4", Uplink, ns(none, One6, false), func(n Net) []byte {
+			return NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, n.Eth0, n.UplinkLL, AllNodes, One6, n.Eth0, r)
+		}),
+		answer("NS for the router's own link-local address", "design", Uplink,
+			func(n Net) []byte {
+				to := policy.SolicitedNode(n.UplinkLL)
+				return NS(policy.MulticastMAC(to), n.Gateway, gwLL, to, n.UplinkLL, n.Gateway)
+			},
+			func(n Net) []byte {
+				return NA(n.Gateway, n.Eth0, n.UplinkLL, gwLL, n.UplinkLL, n.Eth0, r|s|policy.NAOverride)
+			}),
+		silent("NS for an unbound address", "case 42; facts F8", Uplink, ns(Gateway6, Unbound6, true)),
+		silent("NS for gateway6", "contract", Uplink, ns(gwLL, Gateway6, true)),
+		kernels("NS for an address that the kernel holds", "design", Uplink, ns(Gateway6, Router6, true)),
+		silent("NS for a stranger", "field 6", Uplink, ns(Gateway6, ip("2001:db8:9::9"), true)),
+		drop("NS with hop limit 254", "RFC 4861 7.1.1", Uplink, policy.NDHopLimit, edit(func(h *layers.IPv6) { h.HopLimit = 254 })),
+		drop("NS with a wrong checksum", "RFC 4861 7.1.1", Uplink, policy.Checksum, func(n Net) []byte {
+			f := ns(Gateway6, One6, true)(n)
+			f[len(f)-1] ^= 1
+			return f
+		}),
+		drop("NS with an option of length 0", "RFC 4861 4.6", Uplink, policy.NDMalformed, func(n Net) []byte {
+			to := policy.SolicitedNode(One6)
+			h := ip6(Gateway6, to, layers.IPProtocolICMPv6)
+			h.HopLimit = 255
+			return icmp6(policy.MulticastMAC(to), n.Gateway, h, 135, 0, raw(make([]byte, 4)), raw(One6.AsSlice()), raw(make([]byte, 8)))
+		}),
+		drop("NS from a guest's address", "case 30", Uplink, policy.SpoofUplink, ns(Two6, One6, true)),
+		drop("redirect", "case 55", Uplink, policy.Redirect, func(n Net) []byte {
+			h := ip6(gwLL, One6, layers.IPProtocolICMPv6)
+			h.HopLimit = 255
+			return icmp6(n.Eth0, n.Gateway, h, 137, 0, raw(make([]byte, 4)), raw(gwLL.AsSlice()), raw(X6.AsSlice()))
+		}),
+		silent("RA", "", Uplink, func(n Net) []byte {
+			h := ip6(gwLL, AllNodes, layers.IPProtocolICMPv6)
+			h.HopLimit = 255
+			return icmp6(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, n.Gateway, h, 134, 0, &layers.ICMPv6RouterAdvertisement{HopLimit: 64, RouterLifetime: 0})
+		}),
+		silent("ARP for a guest of a routed network", "contract", Uplink, func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, Gateway4, zero, One4) }),
+		kernels("ARP for dom0", "design", Uplink, func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, Gateway4, zero, Dom04) }),
+		drop("ARP with a guest's address as sender", "case 32", Uplink, policy.ARPSpoof, func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, One4, zero, One4) }),
+	}
+}
+
+// icmp4Error is an ICMP error about a frame from the router's address, with at most 548 quoted bytes.
+func icmp4Error(dst, src policy.MAC, from, to netip.Addr, typ, code uint8, mtu uint16, about []byte) []byte {
+	h := ip4(from, to, layers.IPProtocolICMPv4)
+	h.TOS, h.Id = 0xc0, 0
+	quote := about[14:]
+	return serialize(eth(dst, src, layers.EthernetTypeIPv4), h, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, code), Seq: mtu}, raw(quote[:min(len(quote), 548)]))
+}
+
+func icmp6Error(dst, src policy.MAC, from, to netip.Addr, typ, code uint8, info uint32, about []byte) []byte {
+	quote := about[14:]
+	return icmp6(dst, src, ip6(from, to, layers.IPProtocolICMPv6), typ, code,
+		raw([]byte{byte(info >> 24), byte(info >> 16), byte(info >> 8), byte(info)}), raw(quote[:min(len(quote), 1232)]))
+}
+
+// Errors are packets whose sender is told, and those whose sender is not.
+func Errors() []Case {
+	report := func(name, ref string, from Place, reason policy.Reason, f Frame, err func(n Net, about []byte) []byte) Case {
+		return Case{Name: name, Ref: ref, From: from, Frame: f, Reason: reason, Out: []Out{{from, func(n Net) []byte { return err(n, f(n)) }}}}
+	}
+	to1 := func(typ, code uint8, info uint32) func(Net, []byte) []byte {
+		return func(n Net, about []byte) []byte {
+			if about[12] == 8 {
+				return icmp4Error(MAC1, n.Router, Router4, One4, typ, code, uint16(info), about)
+			}
+			return icmp6Error(MAC1, n.Router, Router6, One6, typ, code, info, about)
+		}
+	}
+	toGW := func(typ, code uint8) func(Net, []byte) []byte {
+		return func(n Net, about []byte) []byte {
+			if about[12] == 8 {
+				return icmp4Error(n.Gateway, n.Eth0, Router4, X4, typ, code, 0, about)
+			}
+			return icmp6Error(n.Gateway, n.Eth0, Router6, X6, typ, code, 0, about)
+		}
+	}
+	one := func(make func(d, s policy.MAC) []byte) Frame { return fromOne(make) }
+	return []Case{
+		report("TTL 1", "case 60; facts N5, F4", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte { return UDP(d, s, One4, X4, 8, TTL(1)) }), to1(11, 0, 0)),
+		report("TTL 0", "case 60", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte { return UDP(d, s, One4, X4, 8, TTL(0)) }), to1(11, 0, 0)),
+		report("hop limit 1", "case 60", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte { return UDP(d, s, One6, X6, 8, TTL(1)) }), to1(3, 0, 0)),
+		report("hop limit 1, a long packet", "RFC 4443 2.4(c)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte { return UDP(d, s, One6, X6, 1400, TTL(1)) }), to1(3, 0, 0)),
+		report("TTL 1 from the internet", "case 60", Uplink, policy.TTLExceeded, fromGateway(func(d, s policy.MAC) []byte { return UDP(d, s, X4, One4, 8, TTL(1)) }), toGW(11, 0)),
+		report("hop limit 1 from the internet", "case 60", Uplink, policy.TTLExceeded, fromGateway(func(d, s policy.MAC) []byte { return UDP(d, s, X6, One6, 8, TTL(1)) }), toGW(3, 0)),
+		report("link-local source to the internet", "case 28; RFC 4443 3.1 code 2", One, policy.LinkLocal,
+			one(func(d, s policy.MAC) []byte { return UDP(d, s, ip("fe80::10"), X6, 8) }),
+			func(n Net, about []byte) []byte {
+				return icmp6Error(MAC1, n.Router, LL1, ip("fe80::10"), 1, 2, 0, about)
+			}),
+		drop("to another's link-local address", "case 28", One, policy.LinkLocal, one(func(d, s policy.MAC) []byte { return UDP(d, s, One6, ip("fe80::77"), 8) })),
+
+		drop("no error about an error", "case 68; RFC 1812 4.3.2.7", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
+			return serialize(eth(d, s, layers.EthernetTypeIPv4), edited(ip4(One4, X4, layers.IPProtocolICMPv4), TTL(1)), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 1)}, pay(28))
+		})),
+		drop("no error about an ICMPv6 error", "case 68; RFC 4443 2.4(e.1)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
+			h := ip6(One6, X6, layers.IPProtocolICMPv6)
+			h.HopLimit = 1
+			return icmp6(d, s, h, 1, 0, raw(make([]byte, 4)), pay(40))
+		})),
+		drop("no error about an ICMPv6 error in a first fragment", "case 68 (g)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
+			h := ip6(One6, X6, layers.IPProtocolIPv6Fragment)
+			h.HopLimit = 1
+			return serialize(eth(d, s, layers.EthernetTypeIPv6), h, raw([]byte{58, 0, 0, 1, 0, 0, 0, 9}), raw([]byte{1, 0, 0, 0, 0, 0, 0, 0}), pay(48))
+		})),
+		drop("no error about a later fragment", "case 68 (e)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
+			h := edited(ip4(One4, X4, layers.IPProtocolUDP), TTL(1))
+			h.FragOffset = 8
+			return serialize(eth(d, s, layers.EthernetTypeIPv4), h, pay(24))
+		})),
+		drop("no error to a forged source", "case 68 (f)", One, policy.MartianSrc, one(func(d, s policy.MAC) []byte { return UDP(d, s, ip("127.0.0.1"), X4, 8, TTL(1)) })),
+	}
+}
+
+// Local are packets to the router itself.
+func Local() []Case {
+	local := func(name, ref string, from Place, f, out Frame) Case { return answer(name, ref, from, f, out) }
+	reply := func(dst, src policy.MAC, from, to netip.Addr, n int) []byte {
+		return Echo(dst, src, from, to, true, n)
+	}
+	return []Case{
+		local("echo to the gateway, IPv4", "", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, One4, Router4, false, 56) }),
+			func(n Net) []byte { return reply(MAC1, n.Router, Router4, One4, 56) }),
+		local("echo to the gateway with TTL 1", "case 60", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, One4, Router4, false, 56, TTL(1)) }),
+			func(n Net) []byte { return reply(MAC1, n.Router, Router4, One4, 56) }),
+		local("echo to the gateway, IPv6", "", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, One6, Router6, false, 56) }),
+			func(n Net) []byte { return reply(MAC1, n.Router, Router6, One6, 56) }),
+		local("echo to fe80::1", "", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, ip("fe80::10"), LL1, false, 56) }),
+			func(n Net) []byte { return reply(MAC1, n.Router, LL1, ip("fe80::10"), 56) }),
+		local("echo to the gateway from the internet", "", Uplink, fromGateway(func(d, s policy.MAC) []byte { return Echo(d, s, X4, Router4, false, 56) }),
+			func(n Net) []byte { return reply(n.Gateway, n.Eth0, Router4, X4, 56) }),
+		drop("UDP to the gateway", "case 76", One, policy.RouterLocal, fromOne(func(d, s policy.MAC) []byte { return UDP(d, s, One4, Router4, 8) })),
+		drop("UDP to fe80::1", "case 76", One, policy.RouterLocal, fromOne(func(d, s policy.MAC) []byte { return UDP(d, s, ip("fe80::10"), LL1, 8) })),
+		drop("UDP to the gateway from the internet", "case 76", Uplink, policy.RouterLocal, fromGateway(func(d, s policy.MAC) []byte { return UDP(d, s, X4, Router4, 8) })),
+	}
+}
