@@ -1,0 +1,13 @@
+// Package router puts links, netstack and policy together. A packet's way through its files:
+//
+//  1. ingress.go    a worker a link reads a batch, parses each frame once and asks the guards
+//  2. proxy.go      ARP and ND: answers on both sides, for what is bound and for nothing else
+//     presence.go   which guests are there: learned answers and announcements
+//  3. forward.go    to a guest, to the uplink, to dom0 or to the router itself; TTL, MTU, MACs
+//     neighbour.go  next hops on the uplink, with a bounded queue while one is being asked for
+//     report.go     ICMP errors, a share for each guest
+//  4. egress        the worker hands the batch to the links, whole
+//
+// world.go is what all of them look at: one immutable value, replaced when dom0's kernel changes something. router.go
+// starts the tasks and ends them; control.go and status.go answer questions.
+package router

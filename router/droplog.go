@@ -1,0 +1,63 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"udrouter/policy"
+)
+
+// logEvery is the least time between two lines about one reason: so much log at most, whatever arrives.
+const logEvery = 10 * time.Second
+
+// dropLog says now and then what is being dropped. Counters are exact; the log is a sample.
+type dropLog struct {
+	since [policy.Reasons]atomic.Uint64
+	first [policy.Reasons]atomic.Pointer[[]any] // of each interval: what a line says of the packet
+}
+
+// note counts a drop; the first of an interval is described. p may be nil.
+func (l *dropLog) note(reason policy.Reason, g *policy.Guest, p *policy.Packet) {
+	if l.since[reason].Add(1) != 1 {
+		return
+	}
+	var args []any
+	if g != nil {
+		args = append(args, "domu", g.Name)
+	}
+	if p != nil {
+		args = append(args, "src_mac", p.SrcMAC, "dst_mac", p.DstMAC, "ethertype", fmt.Sprintf("%#04x", p.EtherType))
+		if p.Src.IsValid() {
+			args = append(args, "src", p.Src, "dst", p.Dst, "proto", p.Proto)
+		}
+	}
+	l.first[reason].Store(&args)
+}
+
+// run is the task that writes.
+func (l *dropLog) run(r *Router) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(logEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+			for i := range l.since {
+				n := l.since[i].Swap(0)
+				if n == 0 {
+					continue
+				}
+				args := []any{"reason", policy.Reason(i).String(), "packets", n, "seconds", int(logEvery.Seconds())}
+				if first := l.first[i].Load(); first != nil {
+					args = append(args, *first...)
+				}
+				r.log.Info("dropped", args...)
+			}
+		}
+	}
+}

@@ -1,0 +1,250 @@
+package router
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// hop is where a packet leaves.
+type hop struct {
+	side     stack.Side
+	dst, src policy.MAC
+	mtu      int // bytes of IP
+	guest    *policy.Guest
+}
+
+// forward finds where a packet that the guards have passed goes. from is the guest that sent it, nil elsewhere.
+func (w *worker) forward(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
+	wd := w.world
+	switch {
+	case wd.Own[p.Dst] || p.Dst == wd.UplinkLL:
+		w.local(f, p, from)
+	case wd.Held[p.Dst]:
+		w.toHost(f, p, from)
+	case wd.Upstream[p.Dst]:
+		w.toUplink(f, p, from)
+	default:
+		if g := wd.ByAddr(p.Dst); g != nil {
+			w.toGuest(f, p, from, g)
+			return
+		}
+		if wd.Network(p.Dst) != nil { // never resolved: a scan of the prefix costs nothing (RFC 6583)
+			w.drop(from, policy.UnboundDst)
+			return
+		}
+		w.toUplink(f, p, from)
+	}
+}
+
+func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Guest) {
+	if from == to {
+		w.drop(from, policy.Loop)
+		return
+	}
+	if w.side == stack.Host {
+		w.hostFlows.Opened(p, w.now())
+	}
+	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to})
+}
+
+// toUplink sends what a guest has for the world outside. What comes from there or from dom0 does not go back.
+func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
+	if w.side != stack.Guests {
+		w.drop(from, policy.NoRoute)
+		return
+	}
+	addr, ok := w.world.nextHop(p.Dst)
+	if !ok {
+		w.drop(from, policy.NoRoute)
+		w.report(p, from, stack.NetUnreachable)
+		return
+	}
+	n := w.neighbours.get(addr, w.world.Upstream[addr], from)
+	if n == nil {
+		w.drop(from, policy.NoNeighbour)
+		return
+	}
+	h := hop{side: stack.UplinkSide, src: w.world.UplinkMAC, mtu: w.world.kernel.Uplink.MTU}
+	if h.dst, ok = n.mac(); ok {
+		w.send(f, p, from, h)
+		return
+	}
+	// All that can be wrong with the packet is told before it waits.
+	if !w.fits(p, from, h) {
+		return
+	}
+	c := f.Clone()
+	c.Cut(len(p.Frame))
+	w.neighbours.wait(n, pendingFrame{frame: c, from: from})
+}
+
+// toHost passes what answers dom0. Rules that let guests open something are enforced by the host policy, which is yet to come.
+func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
+	switch {
+	case w.side == stack.UplinkSide:
+		w.drop(nil, policy.KernelHeld)
+	case w.side == stack.Host || w.links[stack.Host] == nil || !w.hostFlows.Admits(p, w.now()):
+		w.drop(from, policy.HostPolicy)
+	default:
+		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
+	}
+}
+
+// local is what the router itself is sent: it answers echo, and nothing else. What more there is for an address that it
+// shares with dom0's kernel goes there.
+func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
+	held := w.world.Held[p.Dst]
+	echo := p.IsEchoRequest() || p.L4 == 0 && (p.Proto == policy.ProtoICMP || p.Proto == policy.ProtoICMPv6)
+	switch {
+	case held && w.side != stack.Guests:
+		w.drop(from, policy.KernelHeld)
+	case held && (!echo || p.L4 == 0 && w.hostFlows.Admits(p, w.now())):
+		w.toHost(f, p, from)
+	case !echo:
+		w.drop(from, policy.RouterLocal)
+	case !w.limits.echo(from, w.side):
+		w.drop(from, policy.RouterLimit)
+	default:
+		stack.CompleteChecksum(f)
+		if !w.netstack.Load().Deliver(w.side, p) {
+			w.drop(from, policy.Internal)
+			w.rebuildNetstack()
+		}
+	}
+}
+
+// fits tells whether a packet may leave by a hop: TTL and MTU. If not, it is counted and its sender told.
+func (w *worker) fits(p *policy.Packet, from *policy.Guest, h hop) bool {
+	if p.TTL <= 1 {
+		w.dropBetween(from, h.guest, policy.TTLExceeded)
+		w.report(p, from, stack.TimeExceeded)
+		return false
+	}
+	if p.SegmentLen() > h.mtu && (p.IsIPv6() || p.DF) {
+		w.dropBetween(from, h.guest, policy.TooBig)
+		// No IPv6 sender goes below 1280 (RFC 8201 4), so to tell it a smaller MTU helps nobody.
+		if mtu := max(h.mtu, 1280); p.IsIPv4() {
+			w.report(p, from, stack.TooBig(h.mtu))
+		} else if p.SegmentLen() > mtu {
+			w.report(p, from, stack.TooBig(mtu))
+		}
+		return false
+	}
+	return true
+}
+
+// send decides, changes and queues: MACs and TTL are all that changes in a packet that is forwarded.
+func (w *worker) send(f *stack.Frame, p *policy.Packet, from *policy.Guest, h hop) {
+	if !w.fits(p, from, h) {
+		return
+	}
+	f.Cut(len(p.Frame)) // what stands behind the declared length does not go on
+	f.SetEthernet(h.dst, h.src, p.EtherType)
+	decrement(f.Bytes(), p.IsIPv4())
+	if h.guest != nil {
+		h.guest.Counters.RxPackets.Add(1)
+		h.guest.Counters.RxBytes.Add(uint64(len(p.Frame)))
+	}
+	if p.SegmentLen() <= h.mtu {
+		w.out[h.side] = append(w.out[h.side], f)
+		return
+	}
+	for _, s := range stack.Segment(f, p) {
+		parts := stack.Fragment(s, h.mtu)
+		if parts == nil {
+			w.dropBetween(from, h.guest, policy.TooBig)
+			return
+		}
+		w.out[h.side] = append(w.out[h.side], parts...)
+	}
+}
+
+// decrement takes one from TTL or hop limit, and gives the IPv4 header checksum what that makes (RFC 1141), which is never
+// the 0xffff that RFC 1624 warns of.
+func decrement(frame []byte, v4 bool) {
+	ip := frame[policy.EthernetLen:]
+	if !v4 {
+		ip[7]--
+		return
+	}
+	ip[8]--
+	sum := uint32(binary.BigEndian.Uint16(ip[10:])) + 0x0100
+	if sum >= 0xffff {
+		sum++
+	}
+	binary.BigEndian.PutUint16(ip[10:], uint16(sum))
+}
+
+// transmit puts what netstack sends on a link. It is called from any goroutine, also from within Deliver.
+func (r *Router) transmit(side stack.Side, f *stack.Frame) {
+	wd := r.current.Load()
+	if side == stack.Resolver {
+		r.links[stack.UplinkSide].Write([]*stack.Frame{f})
+		return
+	}
+	dst, ok := destination(f)
+	link := r.links[side]
+	if !ok || link == nil || wd == nil {
+		return
+	}
+	mac, src := policy.MAC{}, wd.RouterMAC
+	switch side {
+	case stack.Guests:
+		if mac, ok = wd.guestMAC(dst); !ok {
+			return
+		}
+	case stack.UplinkSide:
+		src = wd.UplinkMAC
+		hop, ok := wd.nextHop(dst)
+		if !ok {
+			r.count(nil, policy.NoRoute, nil)
+			return
+		}
+		n := r.neighbours.get(hop, wd.Upstream[hop], nil)
+		if n == nil {
+			r.count(nil, policy.NoNeighbour, nil)
+			return
+		}
+		if mac, ok = n.mac(); !ok {
+			r.neighbours.wait(n, pendingFrame{frame: f, own: true})
+			return
+		}
+	}
+	f.SetEthernet(mac, src, etherType(dst))
+	link.Write([]*stack.Frame{f})
+}
+
+// guestMAC is the MAC of the guest that has an address, link-local ones included.
+func (wd *world) guestMAC(a netip.Addr) (policy.MAC, bool) {
+	if a.IsLinkLocalUnicast() && a.Is6() {
+		return wd.LinkLocals.Owner(a)
+	}
+	if g := wd.ByAddr(a); g != nil {
+		return g.MAC, true
+	}
+	return policy.MAC{}, false
+}
+
+func destination(f *stack.Frame) (netip.Addr, bool) {
+	ip := f.Bytes()[policy.EthernetLen:]
+	switch {
+	case len(ip) >= policy.IPv4Len && ip[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(ip[16:20])), true
+	case len(ip) >= policy.IPv6Len && ip[0]>>4 == 6:
+		return netip.AddrFrom16([16]byte(ip[24:40])), true
+	}
+	return netip.Addr{}, false
+}
+
+func etherType(a netip.Addr) uint16 {
+	if a.Is4() {
+		return policy.EtherIPv4
+	}
+	return policy.EtherIPv6
+}
+
+func (r *Router) now() time.Duration { return time.Since(r.started) }

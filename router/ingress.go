@@ -1,0 +1,187 @@
+package router
+
+import (
+	"errors"
+	"runtime"
+	"runtime/debug"
+
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// batchLen is how many frames a worker reads before it writes any: as many as one system call moves.
+const batchLen = 64
+
+// worker takes frames from one link to wherever they go. Each has a thread of its own, since it spends its life in
+// system calls.
+type worker struct {
+	*Router
+	side  stack.Side
+	link  stack.Link
+	world *world
+	pkt   policy.Packet
+	out   [stack.Host + 1][]*stack.Frame // what the batch has for each link
+}
+
+func (r *Router) newWorker(side stack.Side) *worker {
+	return &worker{Router: r, side: side, link: r.links[side]}
+}
+
+// run reads until the link is closed.
+func (w *worker) run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	batch := stack.NewBatch(batchLen)
+	for {
+		n, err := w.link.Read(batch)
+		if errors.Is(err, stack.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.batch(batch[:n])
+	}
+}
+
+// batch handles frames that came together, then writes what became of them.
+func (w *worker) batch(frames []*stack.Frame) {
+	w.world = w.current.Load()
+	for _, f := range frames {
+		w.handle(f)
+	}
+	w.flush()
+}
+
+// flush writes what there is for each link.
+func (w *worker) flush() {
+	for side, out := range w.out {
+		if len(out) > 0 {
+			w.links[side].Write(out)
+			clear(out)
+			w.out[side] = out[:0]
+		}
+	}
+}
+
+// handle decides about one frame. A defect of ours costs that frame only.
+func (w *worker) handle(f *stack.Frame) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.drop(nil, policy.Internal)
+			w.log.Error("a defect was met and the packet dropped; please report it", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	p := &w.pkt
+	reason := p.Parse(f.Bytes(), f.Offload)
+	switch {
+	case f.VLAN:
+		reason = policy.VLAN
+	case f.Truncated && reason == policy.None:
+		reason = policy.Malformed
+	}
+	switch w.side {
+	case stack.Guests:
+		w.fromGuest(f, p, reason)
+	case stack.UplinkSide:
+		w.fromUplink(f, p, reason)
+	case stack.Host:
+		w.fromHost(f, p, reason)
+	}
+}
+
+func (w *worker) fromGuest(f *stack.Frame, p *policy.Packet, reason policy.Reason) {
+	var g *policy.Guest
+	if reason != policy.None {
+		w.drop(w.world.ByMAC(p.SrcMAC), reason)
+		return
+	}
+	g, reason = w.world.FromGuest(p)
+	if g != nil {
+		g.Counters.TxPackets.Add(1)
+		g.Counters.TxBytes.Add(uint64(len(p.Frame)))
+		w.appeared(g)
+	}
+	switch reason {
+	case policy.None:
+	case policy.LinkLocal:
+		w.drop(g, reason)
+		if p.Src.IsLinkLocalUnicast() && !p.Dst.IsLinkLocalUnicast() {
+			w.report(p, g, stack.BeyondScope)
+		}
+		return
+	case policy.Multicast:
+		if !isGroupReport(p) { // every host reports its groups, and nobody forwards that
+			w.drop(g, reason)
+		}
+		return
+	default:
+		w.drop(g, reason)
+		return
+	}
+	switch {
+	case p.EtherType == policy.EtherARP:
+		w.guestARP(p, g)
+	case p.IsND():
+		w.guestND(p, g)
+	default:
+		w.forward(f, p, g)
+	}
+}
+
+func (w *worker) fromUplink(f *stack.Frame, p *policy.Packet, reason policy.Reason) {
+	if reason == policy.None {
+		reason = w.world.FromUplink(p)
+	}
+	if reason == policy.OtherHost || reason == policy.Multicast {
+		return // the link's business, of which an interface that receives all multicast gets a copy
+	}
+	if reason != policy.None {
+		w.drop(nil, reason)
+		return
+	}
+	switch {
+	case p.EtherType == policy.EtherARP:
+		w.uplinkARP(p)
+	case p.IsND():
+		w.uplinkND(p)
+	default:
+		w.forward(f, p, nil)
+	}
+}
+
+func (w *worker) fromHost(f *stack.Frame, p *policy.Packet, reason policy.Reason) {
+	p.SrcMAC, p.DstMAC = policy.MAC{}, policy.MAC{} // a TUN has none
+	if reason == policy.None {
+		if p.Dst.IsMulticast() {
+			return // what a kernel says on every interface of its own
+		}
+		reason = w.world.FromHost(p)
+	}
+	switch {
+	case reason != policy.None:
+		w.drop(nil, reason)
+	case p.IsND():
+		w.drop(nil, policy.RouterLocal)
+	default:
+		w.forward(f, p, nil)
+	}
+}
+
+// drop counts the packet at hand.
+func (w *worker) drop(g *policy.Guest, reason policy.Reason) { w.count(g, reason, &w.pkt) }
+
+// dropBetween is drop for a packet from one guest, or to another.
+func (w *worker) dropBetween(from, to *policy.Guest, reason policy.Reason) {
+	if from == nil {
+		from = to
+	}
+	w.drop(from, reason)
+}
+
+// isGroupReport tells whether a packet to a group is IGMP or MLD: addressed to the routers and switches of the link.
+func isGroupReport(p *policy.Packet) bool {
+	const igmp = 2
+	return p.IsIPv4() && p.Proto == igmp ||
+		p.IsIPv6() && p.Proto == policy.ProtoICMPv6 && p.L4 != 0 && (p.ICMPType == 131 || p.ICMPType == 132 || p.ICMPType == 143)
+}

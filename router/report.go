@@ -1,0 +1,125 @@
+package router
+
+import (
+	"net/netip"
+
+	"golang.org/x/time/rate"
+
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// Shares per guest and second, with bursts of the same size. Where no guest is concerned there is one more share.
+const (
+	errorsPerSecond     = 100  // ICMP errors; a traceroute sends three a hop
+	tooBigPerSecond     = 100  // of their own, since path MTU discovery dies without them
+	echoPerSecond       = 1000 // echo requests to the router
+	neighbourPerSecond  = 200  // answers to ARP and NS
+	newNextHopPerSecond = 20   // hosts on the uplink's own link
+	answersPerSecond    = 2000 // to the uplink, for bound addresses
+)
+
+// limits are token buckets, one set a guest; the last is for what no guest is behind.
+type limits struct {
+	sets    []limitSet
+	uplink  limitSet // errors toward the uplink, for all guests: by destination guest below
+	answers *rate.Limiter
+}
+
+type limitSet struct {
+	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops *rate.Limiter
+}
+
+func newLimitSet() limitSet {
+	bucket := func(n int) *rate.Limiter { return rate.NewLimiter(rate.Limit(n), n) }
+	return limitSet{errors: bucket(errorsPerSecond), errorsToGuest: bucket(errorsPerSecond), tooBig: bucket(tooBigPerSecond),
+		tooBigToGuest: bucket(tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond)}
+}
+
+func newLimits(guests int) *limits {
+	l := &limits{sets: make([]limitSet, guests), uplink: newLimitSet(), answers: rate.NewLimiter(answersPerSecond, answersPerSecond)}
+	for i := range l.sets {
+		l.sets[i] = newLimitSet()
+	}
+	return l
+}
+
+func (l *limits) of(g *policy.Guest) *limitSet {
+	if g == nil {
+		return &l.uplink
+	}
+	return &l.sets[g.ID]
+}
+
+func (l *limits) echo(g *policy.Guest, side stack.Side) bool {
+	return side == stack.Host || l.of(g).echoes.Allow()
+}
+func (l *limits) neighbour(g *policy.Guest) bool    { return l.of(g).neighbours.Allow() }
+func (l *limits) newNeighbour(g *policy.Guest) bool { return l.of(g).nextHops.Allow() }
+func (l *limits) uplinkAnswer() bool                { return l.answers.Allow() }
+
+// report tells a packet's sender what became of it, where that may be told (RFC 1812 4.3.2.7, RFC 4443 2.4(e)) and the
+// guest concerned has not used up its share: the sender, or else the destination.
+func (w *worker) report(p *policy.Packet, from *policy.Guest, e stack.ICMPError) {
+	if !stack.MayReport(p) {
+		return
+	}
+	concerned, toGuest := from, true
+	if from == nil {
+		concerned, toGuest = w.world.ByAddr(p.Dst), false
+	}
+	set := w.limits.of(concerned)
+	bucket := set.errors
+	tooBig := e.Info != 0
+	switch {
+	case toGuest && tooBig:
+		bucket = set.tooBigToGuest
+	case toGuest:
+		bucket = set.errorsToGuest
+	case tooBig:
+		bucket = set.tooBig
+	}
+	if !bucket.Allow() {
+		return
+	}
+	about := p.Src
+	if from == nil {
+		about = p.Dst
+	}
+	src := w.world.gatewayAddress(about, from != nil)
+	if !src.IsValid() || src.Is4() != p.Src.Is4() {
+		return
+	}
+	w.sendError(stack.BuildError(p, src, e), p, from)
+}
+
+// sendError puts an error on the link that the packet came from.
+func (w *worker) sendError(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
+	etherType := p.EtherType
+	switch {
+	case from != nil:
+		f.SetEthernet(from.MAC, w.world.RouterMAC, etherType)
+		w.out[stack.Guests] = append(w.out[stack.Guests], f)
+	case w.side == stack.Host:
+		w.out[stack.Host] = append(w.out[stack.Host], f)
+	default:
+		if mac, ok := w.knownNextHop(p.Src); ok {
+			f.SetEthernet(mac, w.world.UplinkMAC, etherType)
+			w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], f)
+		}
+	}
+}
+
+// knownNextHop is the MAC for an address on the uplink's side, if it is known already; nothing is asked for on behalf of
+// whoever made us send an error.
+func (w *worker) knownNextHop(a netip.Addr) (policy.MAC, bool) {
+	addr, ok := w.world.nextHop(a)
+	if !ok {
+		return policy.MAC{}, false
+	}
+	n := w.neighbours.lookup(addr)
+	if n == nil {
+		return policy.MAC{}, false
+	}
+	return n.mac()
+}

@@ -1,0 +1,278 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"udrouter/config"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// UplinkLink is a Link that follows its interface.
+type UplinkLink interface {
+	stack.Link
+	SetMAC(policy.MAC)
+	SetFilter(stack.Filter) error
+	Rebind()
+}
+
+// Options are what a Router is made of. The links are closed by Run.
+type Options struct {
+	Config   *config.Config
+	Bindings *policy.Bindings
+	Guests   stack.Link
+	Uplink   UplinkLink
+	Host     stack.Link   // nil: dom0 and its guests do not meet
+	Control  net.Listener // of the control socket; nil: none
+	Log      *slog.Logger
+
+	// ReadKernel and Watch are stack.ReadKernel and stack.WatchKernel, or a test's.
+	ReadKernel func() (stack.Kernel, error)
+	Watch      func(context.Context, func()) error
+
+	RouterMAC policy.MAC
+	Clock     tcpip.Clock // netstack's
+}
+
+// Router forwards between the links. Its methods are safe for concurrent use.
+type Router struct {
+	Options
+	log     *slog.Logger
+	links   [stack.Host + 1]stack.Link
+	started time.Time
+
+	current    atomic.Pointer[world]
+	netstack   atomic.Pointer[stack.Netstack]
+	rebuilt    chan struct{}
+	rebuilding sync.Mutex
+	updating   sync.Mutex
+	duplicates atomic.Int32 // link-local addresses on the uplink that somebody else has
+
+	linkLocals *policy.LinkLocals
+	hostFlows  *policy.HostFlows
+	neighbours *neighbours
+	presence   *presence
+	limits     *limits
+	drops      [policy.Reasons]atomic.Uint64
+	dropLog    dropLog
+}
+
+// New makes a router that is ready to run. It errs where the kernel cannot be read.
+func New(o Options) (*Router, error) {
+	r := &Router{Options: o, log: o.Log, started: time.Now(), rebuilt: make(chan struct{}, 1),
+		linkLocals: policy.NewLinkLocals(), hostFlows: policy.NewHostFlows(), limits: newLimits(len(o.Bindings.Guests))}
+	r.links = [...]stack.Link{stack.Guests: o.Guests, stack.UplinkSide: o.Uplink, stack.Host: o.Host}
+	if o.Clock == nil {
+		r.Clock = tcpip.NewStdClock()
+	}
+	r.neighbours = newNeighbours(r)
+	r.presence = newPresence(r, len(o.Bindings.Guests))
+	ns, err := stack.NewNetstack(r.Clock, r.transmit)
+	if err != nil {
+		return nil, err
+	}
+	r.netstack.Store(ns)
+	k, err := o.ReadKernel()
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	if err := r.apply(k); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// task is a goroutine with a name. Its end, but by ctx, ends the router: none dies silently.
+type task struct {
+	name string
+	run  func(context.Context) error
+}
+
+// Run forwards until ctx ends, then closes the links. ready is called when all tasks are under way.
+func (r *Router) Run(ctx context.Context, ready func()) error {
+	tasks := []task{
+		{"neighbours", r.neighbours.run},
+		{"announcements", r.presence.run},
+		{"kernel watch", func(ctx context.Context) error { return r.Watch(ctx, r.update) }},
+		{"log of drops", r.dropLog.run(r)},
+	}
+	if r.Control != nil {
+		tasks = append(tasks, task{"control socket", r.serveControl})
+	}
+	var open []stack.Link
+	for side, link := range r.links {
+		if link == nil {
+			continue
+		}
+		open = append(open, link)
+		tasks = append(tasks, task{"worker of " + link.Name(), func(context.Context) error { return r.newWorker(stack.Side(side)).run() }})
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, t := range tasks {
+		g.Go(func() error {
+			if err := t.run(ctx); err != nil {
+				return fmt.Errorf("running the %s: %w", t.name, err)
+			}
+			if ctx.Err() == nil {
+				return fmt.Errorf("running the %s: it ended by itself", t.name)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		var errs []error
+		for _, l := range open {
+			errs = append(errs, l.Close())
+		}
+		return errors.Join(errs...)
+	})
+	r.detectDuplicate()
+	ready()
+	err := g.Wait()
+	r.netstack.Load().Close()
+	return err
+}
+
+// update looks at the kernel again.
+func (r *Router) update() {
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	k, err := r.ReadKernel()
+	if missing := (*stack.MissingUplinkError)(nil); errors.As(err, &missing) {
+		old := r.current.Load().kernel
+		if old.Uplink.Index == 0 {
+			return
+		}
+		r.log.Warn("the uplink is gone; waiting for it to come back", "uplink", missing.Name)
+		old.Uplink.Index, old.Uplink.Up = 0, false
+		k, err = old, nil
+	}
+	if err == nil {
+		err = r.apply(k)
+	}
+	if err != nil {
+		r.log.Error("what dom0's kernel changed could not be followed; the router goes on with what it knew", "error", err)
+	}
+}
+
+// apply makes a new world, and tells everything that has to know.
+func (r *Router) apply(k stack.Kernel) error {
+	old := r.current.Load()
+	w := newWorld(r.Config, r.Bindings, r.linkLocals, r.RouterMAC, int(r.duplicates.Load()), k)
+	if old != nil && old.same(w) {
+		return nil
+	}
+	if err := r.Uplink.SetFilter(w.filter()); err != nil {
+		return err
+	}
+	r.Uplink.SetMAC(w.UplinkMAC)
+	if err := r.netstack.Load().SetAddresses(w.addresses()); err != nil {
+		return err
+	}
+	r.current.Store(w)
+	r.neighbours.keep(w.Upstream)
+	for _, text := range w.warnings {
+		if old == nil || !contains(old.warnings, text) {
+			r.log.Warn(text)
+		}
+	}
+	if old == nil {
+		return nil
+	}
+	now, was := k.Uplink, old.kernel.Uplink
+	if now.Index != was.Index && now.Index != 0 {
+		r.Uplink.Rebind()
+	}
+	if now.Up && (!was.Up || now.MAC != was.MAC) {
+		r.log.Info("the uplink is up", "uplink", r.Config.Uplink.Name, "mac", now.MAC)
+		r.neighbours.refresh()
+		r.presence.announceAll(w.Bindings)
+		r.detectDuplicate()
+	}
+	for _, g := range w.Guests {
+		if old.kernel.Up[g.Vif] && !k.Up[g.Vif] {
+			r.presence.vanished(g)
+		}
+	}
+	return nil
+}
+
+// rebuildNetstack replaces a netstack in which a packet met a defect: a lock of its may have stayed held.
+func (r *Router) rebuildNetstack() {
+	if !r.rebuilding.TryLock() {
+		return
+	}
+	defer r.rebuilding.Unlock()
+	old := r.netstack.Load()
+	if old.Panics.Load() == 0 {
+		return
+	}
+	ns, err := stack.NewNetstack(r.Clock, r.transmit)
+	if err == nil {
+		err = ns.SetAddresses(r.current.Load().addresses())
+	}
+	if err != nil {
+		r.log.Error("netstack met a defect and could not be made anew", "error", err)
+		return
+	}
+	r.netstack.Store(ns)
+	r.log.Error("netstack met a defect and was made anew; please report it")
+	select {
+	case r.rebuilt <- struct{}{}:
+	default:
+	}
+}
+
+// detectDuplicate asks whether somebody on the uplink has the router's own link-local address (RFC 4862 5.4.2). An answer
+// comes by uplinkND.
+func (r *Router) detectDuplicate() {
+	wd := r.current.Load()
+	to := policy.SolicitedNode(wd.UplinkLL)
+	r.Uplink.Write([]*stack.Frame{stack.BuildDAD(policy.MulticastMAC(to), wd.UplinkMAC, to, wd.UplinkLL)})
+}
+
+// duplicate is called when somebody else claims the router's link-local address on the uplink: it takes another one, a
+// few times (RFC 7217 6), so that nobody can keep it changing.
+func (r *Router) duplicate(mac policy.MAC) {
+	const retries = 3 // IDGEN_RETRIES
+	n := r.duplicates.Load()
+	if n >= retries || !r.duplicates.CompareAndSwap(n, n+1) {
+		return
+	}
+	r.log.Warn("another station on the uplink has the router's link-local address; taking another one", "mac", mac)
+	select {
+	case r.presence.renew <- struct{}{}:
+	default:
+	}
+}
+
+// count counts a packet that goes no further, for its guest if there is one. p may be nil.
+func (r *Router) count(g *policy.Guest, reason policy.Reason, p *policy.Packet) {
+	r.drops[reason].Add(1)
+	if g != nil {
+		g.Counters.Drops[reason].Add(1)
+	}
+	r.dropLog.note(reason, g, p)
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
