@@ -1,0 +1,158 @@
+package dom0
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"udrouter/policy"
+)
+
+// Spec is what dom0's kernel shall look like while the router runs.
+type Spec struct {
+	// Uplink is the interface toward the provider. It has to exist at Open; later it may go and come back.
+	Uplink string
+
+	// Bridge joins the guests' vifs. It is created when missing, and deleted by Close if it was.
+	Bridge string
+
+	// MTU of the bridge and the TAP in bytes; 0 leaves both.
+	MTU int
+
+	// TAP is the router's port, made by package stack before Open; later it may go and come back.
+	TAP string
+
+	// RouterMAC is the router's address toward guests. It must not be the TAP's own: a bridge keeps frames to
+	// a port's own address for itself.
+	RouterMAC policy.MAC
+
+	// Isolate keeps guests from exchanging frames in the bridge.
+	Isolate bool
+
+	// Ports are the guests' vifs. Those that do not exist yet are locked when they come. A port of
+	// the bridge that is not among them passes nothing.
+	Ports []Port
+
+	// HostTUN is dom0's way to the guests, made by package stack; "" for none.
+	HostTUN string
+
+	// HostRoutes lead to HostTUN.
+	HostRoutes []netip.Prefix
+
+	// Guests are the networks' prefixes, Bound the guests' addresses, Answered the gateways that the router answers for.
+	// Of all of them the kernel takes nothing in from the uplink and forwards nothing, unless it holds the address.
+	Guests   []netip.Prefix
+	Bound    []netip.Prefix
+	Answered []netip.Addr
+
+	// StateDir holds the lock and the journal, such as /run/udrouter.
+	StateDir string
+
+	// Log tells what is done; nil for silence.
+	Log *slog.Logger
+}
+
+// Port is a guest's vif and the source addresses that it may use.
+type Port struct {
+	Vif  string
+	MACs []policy.MAC
+}
+
+// maxName is the longest interface name (IFNAMSIZ of linux/if.h with its NUL is 16).
+const maxName = 15
+
+// validate finds what no kernel state can mend. The messages name the field as the configuration does.
+func (s *Spec) validate() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	names := map[string]string{}
+	name := func(what, n string, optional bool) {
+		if n == "" && optional {
+			return
+		}
+		if n == "" || len(n) > maxName {
+			fail("%s: %q is not an interface name of 1 to %d bytes", what, n, maxName)
+			return
+		}
+		if other, ok := names[n]; ok {
+			fail("%s and %s are both named %s", other, what, n)
+		}
+		names[n] = what
+	}
+	name("uplink", s.Uplink, false)
+	name("bridge", s.Bridge, false)
+	name("tap", s.TAP, false)
+	name("host interface", s.HostTUN, true)
+
+	owner := map[policy.MAC]string{s.RouterMAC: "the router"}
+	if s.RouterMAC.IsZero() || s.RouterMAC.IsGroup() {
+		fail("the router's MAC %s is not a station's", s.RouterMAC)
+	}
+	for _, p := range s.Ports {
+		name("vif", p.Vif, false)
+		for _, m := range p.MACs {
+			if m.IsZero() || m.IsGroup() {
+				fail("%s: MAC %s is not a station's", p.Vif, m)
+				continue
+			}
+			if other, ok := owner[m]; ok {
+				fail("%s: MAC %s is already bound to %s", p.Vif, m, other)
+			}
+			owner[m] = p.Vif
+		}
+	}
+	if s.MTU < 0 || s.MTU > 0 && s.MTU < 68 {
+		fail("mtu %d is less than 68, which IPv4 needs", s.MTU)
+	}
+	if s.StateDir == "" {
+		fail("no state directory")
+	}
+	if len(s.HostRoutes) > 0 && s.HostTUN == "" {
+		fail("routes to the host interface without one")
+	}
+	for _, list := range [][]netip.Prefix{s.HostRoutes, s.Guests, s.Bound} {
+		for _, p := range list {
+			if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+				fail("%s is not a prefix", p)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// guestPrefixes is every address that belongs to guests, as prefixes of which none contains another, in order.
+// Link-local ones are left out: the same address may be someone else's on the uplink.
+func (s *Spec) guestPrefixes() []netip.Prefix {
+	all := slices.Concat(s.Guests, s.Bound)
+	for _, a := range s.Answered {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	all = slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	var out []netip.Prefix
+	for _, p := range all {
+		// A container sorts before what it contains.
+		if n := len(out); n > 0 && out[n-1].Contains(p.Addr()) {
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// port is the guest on that vif, or nil.
+func (s *Spec) port(vif string) *Port {
+	for i := range s.Ports {
+		if s.Ports[i].Vif == vif {
+			return &s.Ports[i]
+		}
+	}
+	return nil
+}
