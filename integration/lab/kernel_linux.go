@@ -1,0 +1,144 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+
+	"udrouter/config"
+)
+
+// KernelOptions vary the kernel's router.
+type KernelOptions struct {
+	// Isolate has guests reach each other through the router only, as behind udrouter: the ports are
+	// isolated and the bridge answers ARP and NDP for the other guests. The reference set-up lets the
+	// bridge carry that traffic.
+	Isolate bool
+
+	// Bind adds nftables: each port passes only its guest's MAC and addresses, and connections are
+	// tracked and held against the guests' rules. It is the fair peer of a comparison.
+	Bind bool
+}
+
+// KernelRouter makes dom0's kernel the router, as the reference set-up does: forwarding, proxy NDP
+// (and ARP) for each guest's address, and the gateways' addresses on the bridge, where the
+// reference had a dummy0 beside it. Without options it has no policy and binds nothing. It is the
+// peer that udrouter is compared with; there is no way back but Close.
+func (l *Lab) KernelRouter(o KernelOptions) error {
+	if err := l.kernelRouter(o); err != nil {
+		return fmt.Errorf("making the kernel the router: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) kernelRouter(o KernelOptions) error {
+	dom0, uplink, bridge := l.Dom0, l.Dom0.Link, l.Config.Bridge.Name
+	for _, s := range [][2]string{
+		{"net.ipv4.ip_forward", "1"},
+		{"net.ipv6.conf.all.forwarding", "1"},
+		{"net.ipv6.conf.all.proxy_ndp", "1"},
+		// Proxy answers are delayed at random for up to 0.8 s, to let the owner go first; there is none.
+		{"net.ipv6.neigh." + sysctlName(uplink) + ".proxy_delay", "0"},
+		{"net.ipv4.neigh." + sysctlName(uplink) + ".proxy_delay", "0"},
+		{"net.ipv6.neigh." + sysctlName(bridge) + ".proxy_delay", "0"},
+		{"net.ipv4.neigh." + sysctlName(bridge) + ".proxy_delay", "0"},
+		{"net.ipv4.icmp_ratelimit", "0"},
+		{"net.ipv6.icmp.ratelimit", "0"},
+	} {
+		if err := dom0.SetSysctl(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	for _, n := range l.Config.Networks {
+		if err := l.kernelNetwork(n); err != nil {
+			return fmt.Errorf("network %s: %w", n.Name, err)
+		}
+	}
+	for _, g := range l.Guests {
+		for _, a := range g.Addrs {
+			n := networkOf(l.Config, a.Addr())
+			if n == nil {
+				continue
+			}
+			if n.Upstream == config.Proxied {
+				if err := dom0.addProxy(uplink, a.Addr()); err != nil {
+					return err
+				}
+			}
+			if o.Isolate {
+				if err := dom0.addProxy(bridge, a.Addr()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if o.Isolate {
+		if err := l.isolate(); err != nil {
+			return err
+		}
+	}
+	if o.Bind {
+		return l.bindByKernel()
+	}
+	return nil
+}
+
+// kernelNetwork puts a network's gateway on the bridge and, with it, the kernel's route. A prefix
+// that the uplink has as well is taken away there, but not the gateway in it.
+func (l *Lab) kernelNetwork(n config.Network) error {
+	dom0, uplink := l.Dom0, l.Dom0.Link
+	for _, own := range l.plan.dom0 {
+		if own.Masked() != n.Prefix || own.IsSingleIP() {
+			continue
+		}
+		for _, gw := range []netip.Addr{l.plan.gw4.Addr(), l.plan.gw6.Addr()} {
+			if n.Prefix.Contains(gw) {
+				if err := dom0.AddRoute(uplink, Route{Dst: host(gw)}); err != nil {
+					return err
+				}
+			}
+		}
+		if err := dom0.DelRoute(uplink, n.Prefix); err != nil {
+			return err
+		}
+		// Guests take dom0's address to be on their link, where NDP does not answer for the uplink's.
+		if err := dom0.addProxy(l.Config.Bridge.Name, own.Addr()); err != nil {
+			return err
+		}
+	}
+	if !n.Gateway.IsValid() {
+		return dom0.AddRoute(l.Config.Bridge.Name, Route{Dst: n.Prefix})
+	}
+	bits := n.Prefix.Bits()
+	if n.Gateway.IsLinkLocalUnicast() {
+		if err := dom0.AddRoute(l.Config.Bridge.Name, Route{Dst: n.Prefix}); err != nil {
+			return err
+		}
+		bits = 64
+	}
+	return dom0.AddAddr(l.Config.Bridge.Name, netip.PrefixFrom(n.Gateway, bits))
+}
+
+// isolate keeps guests apart on the bridge and has the kernel forward between them.
+func (l *Lab) isolate() error {
+	dom0, bridge := l.Dom0, l.Config.Bridge.Name
+	for _, s := range [][2]string{
+		{"net.ipv4.conf." + sysctlName(bridge) + ".proxy_arp_pvlan", "1"}, // answer for the same link
+		{"net.ipv4.conf." + sysctlName(bridge) + ".send_redirects", "0"},
+		{"net.ipv4.conf.all.send_redirects", "0"},
+	} {
+		if err := dom0.SetSysctl(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	for _, g := range l.Guests {
+		err := dom0.onLink("isolating", g.Domu.Vif, func(h *netlink.Handle, link netlink.Link) error {
+			return h.LinkSetIsolated(link, true)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

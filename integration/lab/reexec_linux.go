@@ -1,0 +1,151 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// needed are the capabilities without which nothing here can be made.
+var needed = []struct {
+	name string
+	bit  uint
+}{{"CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN}, {"CAP_NET_ADMIN", unix.CAP_NET_ADMIN}, {"CAP_NET_RAW", unix.CAP_NET_RAW}}
+
+// NeedsReexec tells whether this process lacks the privilege to build a lab, so that Reexec has to
+// run the program again in a user namespace, where it has it.
+func NeedsReexec() (bool, error) {
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return false, fmt.Errorf("reading capabilities: %w", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if text, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			caps, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+			if err != nil {
+				return false, fmt.Errorf("reading capabilities: %w", err)
+			}
+			for _, c := range needed {
+				if caps&(1<<c.bit) == 0 {
+					return true, nil
+				}
+			}
+			return false, nil
+		}
+	}
+	return false, errors.New("reading capabilities: the kernel does not tell")
+}
+
+// Reexec runs this program again with args (without its name) in a new user, network and mount
+// namespace, as root of those, with this process's files, and returns its exit status. It passes
+// SIGINT, SIGTERM and SIGHUP on. Where the machine does not allow for that, the error says what to
+// do. The child is killed when this process ends.
+func Reexec(ctx context.Context, args ...string) (status int, err error) {
+	if err := usableTUN(); err != nil {
+		return 0, err
+	}
+	cmd := exec.Command("/proc/self/exe", args...) // not by name: it may lie where the user cannot look
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		Pdeathsig:   unix.SIGKILL,
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+
+	// The child's death signal comes from the thread that made it: see Cmd.
+	started, ended := make(chan error, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return 0, noUserNS(err)
+	}
+	done := ctx.Done()
+	for {
+		select {
+		case <-done:
+			done = nil
+			_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended: then ended tells
+		case s := <-signals:
+			// The terminal sends its own to the whole group; twice is not worse than once.
+			_ = cmd.Process.Signal(s)
+		case err := <-ended:
+			var exit *exec.ExitError
+			if errors.As(err, &exit) && exit.Exited() {
+				return exit.ExitCode(), nil
+			}
+			if err != nil {
+				return 0, fmt.Errorf("running in a user namespace: %w", err)
+			}
+			return 0, nil
+		}
+	}
+}
+
+// tunDevice is what the router needs to make its interfaces.
+const tunDevice = "/dev/net/tun"
+
+// usableTUN tells whether this user may open the device. It opens it, because modes are not all
+// that decides; that alone makes no interface.
+func usableTUN() error {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		return unix.Close(fd)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("opening %s: %w: load the module first: modprobe tun (as root)", tunDevice, err)
+	case errors.Is(err, fs.ErrPermission):
+		mode := ""
+		if st, err := os.Stat(tunDevice); err == nil {
+			mode = fmt.Sprintf(" (its mode is %#o)", st.Mode().Perm())
+		}
+		return fmt.Errorf("opening %s: %w%s: without root the lab needs it open to users, as distributions have it: "+
+			"chmod 0666 %s (as root), or run the lab as root", tunDevice, err, mode, tunDevice)
+	}
+	return fmt.Errorf("opening %s: %w", tunDevice, err)
+}
+
+// noUserNS says what to do when a user namespace could not be made.
+func noUserNS(err error) error {
+	for _, s := range []struct{ key, bad, good string }{
+		{"kernel/unprivileged_userns_clone", "0", "1"},
+		{"kernel/apparmor_restrict_unprivileged_userns", "1", "0"},
+		{"user/max_user_namespaces", "0", "10000"},
+		{"user/max_net_namespaces", "0", "10000"},
+	} {
+		text, readErr := os.ReadFile("/proc/sys/" + s.key)
+		if readErr == nil && strings.TrimSpace(string(text)) == s.bad {
+			return fmt.Errorf("making a user namespace: %w: the machine forbids it to users: sysctl %s=%s (as root), or run the lab as root",
+				err, strings.ReplaceAll(s.key, "/", "."), s.good)
+		}
+	}
+	return fmt.Errorf("making a user namespace: %w: the machine forbids it to users; run the lab as root", err)
+}
+
+// initialUserNS tells whether this process is in the machine's first user namespace, the only one
+// that maps every identifier to itself.
+func initialUserNS() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(text)), " ") == "0 0 4294967295"
+}
