@@ -1,0 +1,54 @@
+// Command udrouter routes for untrusted guests of a rented server. Each subcommand has a file of its own and is a thin
+// shell over a package.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"udrouter/router"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, errSaid) {
+		fmt.Fprintf(os.Stderr, "udrouter: %v\n", err)
+	}
+	os.Exit(1)
+}
+
+// errSaid is a failure of which the user has been told already.
+var errSaid = errors.New("failed")
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "udrouter",
+		Short:         "A userspace router for untrusted guests of a rented server",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	root.AddCommand(runCommand(), checkCommand(), labCommand(), statusCommand(), versionCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			fmt.Fprintln(c.OutOrStdout(), "udrouter", router.Version)
+			return nil
+		},
+	}
+}

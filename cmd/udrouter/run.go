@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"udrouter/config"
+	"udrouter/integration/dom0"
+	"udrouter/policy"
+	"udrouter/router"
+	"udrouter/stack"
+)
+
+func runCommand() *cobra.Command {
+	var file, state, socket string
+	c := &cobra.Command{
+		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := load(file, c.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if socket != "" {
+				cfg.Control.Socket = socket
+			}
+			log := logger(c.ErrOrStderr(), cfg.Log)
+			for _, text := range cfg.NotEnforced() {
+				log.Warn(text)
+			}
+			return route(c.Context(), cfg, state, log)
+		},
+	}
+	configFlag(c, &file)
+	c.Flags().StringVar(&state, "state", "/run/udrouter", "directory for what a killed run leaves to be undone")
+	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
+	return c
+}
+
+func logger(w io.Writer, c config.Log) *slog.Logger {
+	var o slog.HandlerOptions
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.Level)) == nil {
+		o.Level = level
+	}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &o))
+	}
+	return slog.New(slog.NewTextHandler(w, &o))
+}
+
+// route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
+// kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
+func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logger) (err error) {
+	var closers []func() error
+	defer func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			err = errors.Join(err, closers[i]())
+		}
+	}()
+	kernel, err := stack.ReadKernel(cfg.Uplink.Name)
+	if err != nil {
+		return err
+	}
+	bindings, err := router.NewBindings(cfg)
+	if err != nil {
+		return err
+	}
+	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC),
+		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel}
+	mtu := router.GuestMTU(cfg, kernel)
+	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, tap.Close)
+	o.Guests = tap
+	if cfg.Host != nil {
+		tun, err := stack.OpenTUN(cfg.Host.Interface, mtu)
+		if err != nil {
+			return err
+		}
+		closers = append(closers, tun.Close)
+		o.Host = tun
+	}
+	guard, err := dom0.Open(dom0Spec(cfg, o.RouterMAC, mtu, state, log))
+	if err != nil {
+		return err
+	}
+	closers = append(closers, guard.Close)
+	uplink, err := stack.OpenUplink(cfg.Uplink.Name, stack.Filter{})
+	if err != nil {
+		return err
+	}
+	closers = append(closers, uplink.Close)
+	o.Uplink = uplink
+	if o.Control, err = router.ListenControl(cfg.Control); err != nil {
+		return err
+	}
+	closers = append(closers, func() error {
+		if err := o.Control.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil // the router has closed it
+	})
+	r, err := router.New(o)
+	if err != nil {
+		return err
+	}
+	for _, text := range stack.ForwardingWarnings() {
+		log.Warn(text)
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return guard.Run(ctx) })
+	g.Go(func() error { return ignoreHangups(ctx, log) })
+	g.Go(func() error {
+		return r.Run(ctx, func() {
+			log.Info("ready", "uplink", cfg.Uplink.Name, "bridge", cfg.Bridge.Name, "domus", len(cfg.Domus), "router_mac", o.RouterMAC)
+			notify(log, daemon.SdNotifyReady)
+		})
+	})
+	err = g.Wait()
+	notify(log, daemon.SdNotifyStopping)
+	return err
+}
+
+// dom0Spec is what dom0's kernel is to be like while the router runs.
+func dom0Spec(cfg *config.Config, mac policy.MAC, mtu int, state string, log *slog.Logger) dom0.Spec {
+	s := dom0.Spec{Uplink: cfg.Uplink.Name, Bridge: cfg.Bridge.Name, MTU: mtu, TAP: cfg.Bridge.TAP, RouterMAC: mac, Isolate: cfg.Bridge.Isolate, StateDir: state, Log: log}
+	if cfg.Host != nil {
+		s.HostTUN = cfg.Host.Interface
+	}
+	for _, n := range cfg.Networks {
+		s.Guests = append(s.Guests, n.Prefix)
+		if n.Upstream == config.Routed && cfg.Host != nil {
+			s.HostRoutes = append(s.HostRoutes, n.Prefix)
+		}
+		if n.Upstream == config.Proxied && !n.Gateway.IsLinkLocalUnicast() {
+			s.Answered = append(s.Answered, n.Gateway)
+		}
+	}
+	for _, d := range cfg.Domus {
+		if d.Vif != "" {
+			s.Ports = append(s.Ports, dom0.Port{Vif: d.Vif, MACs: []policy.MAC{d.MAC}})
+		}
+		for _, p := range append(append([]netip.Prefix(nil), d.IPv4...), d.IPv6...) {
+			if p.Addr().IsLinkLocalUnicast() {
+				continue
+			}
+			s.Bound = append(s.Bound, p)
+			if n := cfg.NetworkOf(p.Addr()); cfg.Host != nil && n != nil && n.Upstream == config.Proxied {
+				s.HostRoutes = append(s.HostRoutes, p)
+			}
+		}
+	}
+	return s
+}
+
+// ignoreHangups keeps SIGHUP from ending the router until it can reload.
+func ignoreHangups(ctx context.Context, log *slog.Logger) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+			log.Warn("SIGHUP: reloading is not there yet; restart the router to use a changed configuration")
+		}
+	}
+}
+
+// notify tells systemd, where it has asked to be told (sd_notify(3)).
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("telling systemd failed", "error", fmt.Errorf("%s: %w", state, err))
+	}
+}

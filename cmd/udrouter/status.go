@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"udrouter/router"
+)
+
+const defaultSocket = "/run/udrouter/control.sock"
+
+func statusCommand() *cobra.Command {
+	var socket string
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "status", Short: "Show what the running router does", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			body, err := ask(c.Context(), socket, "/v1/status")
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				_, err := c.OutOrStdout().Write(body)
+				return err
+			}
+			var s router.Status
+			if err := json.Unmarshal(body, &s); err != nil {
+				return fmt.Errorf("reading the answer: %w", err)
+			}
+			return printStatus(c.OutOrStdout(), s)
+		},
+	}
+	c.Flags().StringVar(&socket, "socket", defaultSocket, "the router's control socket")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// ask sends a GET to the control socket and returns the answer's body.
+func ask(ctx context.Context, socket, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://udrouter"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("no router answers on %s (is it running? --socket names another one): %w", socket, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the router answered %s", resp.Status)
+	}
+	return body, nil
+}
+
+func printStatus(out io.Writer, s router.Status) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(w, "udrouter %s, up %v\n", s.Version, time.Duration(s.Uptime*float64(time.Second)).Round(time.Second))
+	fmt.Fprintf(w, "router's MAC toward guests %s, link-local on the uplink %s\n", s.RouterMAC, s.UplinkAddress)
+	fmt.Fprintf(w, "\nLINK\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tERRORS\n")
+	for _, l := range s.Links {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", l.Name, l.RxPackets, l.RxBytes, l.TxPackets, l.TxBytes, l.Errors)
+	}
+	fmt.Fprintf(w, "\nDOMU\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tDROPS\n")
+	for _, d := range s.Domus {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", d.Name, d.RxPackets, d.RxBytes, d.TxPackets, d.TxBytes, d.Drops)
+	}
+	fmt.Fprintf(w, "\nDROPPED\tPACKETS\n")
+	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {
+		fmt.Fprintf(w, "%s\t%d\n", reason, s.Drops[reason])
+	}
+	fmt.Fprintf(w, "\nforeign MACs kept off the uplink: %d\n", s.ForeignMAC)
+	for _, text := range s.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", text)
+	}
+	return w.Flush()
+}
