@@ -1,0 +1,32 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	must(t, err)
+	return string(b)
+}
+
+func writeFile(t *testing.T, dir, name string, b []byte, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	must(t, os.WriteFile(path, b, mode))
+	must(t, os.Chmod(path, mode))
+	return path
+}
+
+// publicDir is a directory that any user may look into.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "udrouter-user-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	return dir
+}

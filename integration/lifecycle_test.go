@@ -1,0 +1,411 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"udrouter/integration/lab"
+	"udrouter/policy"
+)
+
+// ping asks until there is an answer, so that a state that is about to come is awaited and not guessed at.
+func ping(t *testing.T, from *lab.Node, to netip.Addr) {
+	t.Helper()
+	_, err := from.Ping(testContext(t), to, lab.PingOptions{Every: 50 * time.Millisecond})
+	must(t, err)
+}
+
+// reaches is ping where errors about an earlier state may still come first.
+func reaches(t *testing.T, from *lab.Node, to netip.Addr) {
+	t.Helper()
+	must(t, lab.Await(testContext(t), "an answer from "+to.String(), func() (bool, error) {
+		ctx, cancel := context.WithTimeout(testContext(t), 300*time.Millisecond)
+		defer cancel()
+		_, err := from.Ping(ctx, to, lab.PingOptions{})
+		return err == nil, nil
+	}))
+}
+
+// openTCP opens a TCP connection to a server on a node.
+func openTCP(t *testing.T, from, to *lab.Node, a netip.Addr, port int) *lab.Conn {
+	t.Helper()
+	_, err := to.ServeTCP(port)
+	must(t, err)
+	c, err := from.Open(testContext(t), netip.AddrPortFrom(a, uint16(port)))
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// dom0's own connections, both families, both ways, live before, while and after the router runs; also when it is killed,
+// when it starts again after that, and when it ends in order.
+func TestDom0StaysConnected(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	var conns []*lab.Conn
+	for _, v6 := range []bool{false, true} {
+		x, dom0 := l.Internet.Addr4(), l.Dom0.Addr4()
+		if v6 {
+			x, dom0 = l.Internet.Addr6(), l.Dom0.Addr6()
+		}
+		conns = append(conns, openTCP(t, l.Dom0, l.Internet, x, 443), openTCP(t, l.Internet, l.Dom0, dom0, 22))
+	}
+	alive := func(when string) {
+		t.Helper()
+		for _, c := range conns {
+			if err := c.Check(testContext(t)); err != nil {
+				t.Fatalf("%s: %v", when, err)
+			}
+		}
+		// New ones as well, which need ARP and ND to work.
+		for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+			must(t, l.Dom0.Transfer(testContext(t), netip.AddrPortFrom(a, 443), 1000))
+		}
+		for _, a := range []netip.Addr{l.Dom0.Addr4(), l.Dom0.Addr6()} {
+			must(t, l.Internet.Transfer(testContext(t), netip.AddrPortFrom(a, 22), 1000))
+		}
+	}
+	before, err := l.Dom0State()
+	must(t, err)
+	state := t.TempDir() // where the second run finds what the first has left
+	alive("before")
+	p := startRouter(t, l, "--state", state)
+	alive("while it runs")
+	must(t, p.Kill())
+	alive("after SIGKILL")
+	p = startRouter(t, l, "--state", state)
+	alive("while it runs again")
+	ping(t, l.Guests[0].Node, l.Internet.Addr4())
+	must(t, p.Stop())
+	alive("after SIGTERM")
+	same(t, l, before)
+}
+
+// same compares dom0's links, addresses, routes, bridge and nftables with what they were.
+func same(t *testing.T, l *lab.Lab, before []string) {
+	t.Helper()
+	err := lab.Await(testContext(t), "dom0 as it was", func() (bool, error) {
+		now, err := l.Dom0State()
+		return err == nil && len(lab.DiffState(before, now)) == 0, err
+	})
+	if err != nil {
+		now, _ := l.Dom0State()
+		t.Fatalf("%v\n%s", err, strings.Join(lab.DiffState(before, now), "\n"))
+	}
+}
+
+// A hundred starts and stops leave dom0 as it was, and each one routes.
+func TestStartStop(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	before, err := l.Dom0State()
+	must(t, err)
+	for range 100 {
+		p := startRouter(t, l)
+		ping(t, l.Guests[0].Node, l.Internet.Addr6())
+		must(t, p.Stop())
+		same(t, l, before)
+	}
+}
+
+// dom0 opens TCP to guests in both families, also over many segments; guests open nothing to dom0 as yet.
+func TestDom0AndGuests(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l)
+	g := l.Guests[0]
+	_, err := g.ServeTCP(80)
+	must(t, err)
+	must(t, g.ServeUDP(5000))
+	for _, a := range []netip.Addr{g.Addr4(), g.Addr6()} {
+		must(t, l.Dom0.Transfer(testContext(t), netip.AddrPortFrom(a, 80), 4<<20))
+		_, err := l.Dom0.EchoUDP(testContext(t), netip.AddrPortFrom(a, 5000), 1000, 100*time.Millisecond)
+		must(t, err)
+		_, err = l.Dom0.EchoUDP(testContext(t), netip.AddrPortFrom(a, 5000), 4000, 100*time.Millisecond)
+		must(t, err)
+		_, err = l.Dom0.Ping(testContext(t), a, lab.PingOptions{Size: 4000, Every: 100 * time.Millisecond})
+		must(t, err)
+	}
+	_, err = l.Dom0.ServeTCP(22)
+	must(t, err)
+	for _, a := range []netip.Addr{l.Dom0.Addr4(), l.Dom0.Addr6()} {
+		before := status(t, p).Drops[policy.HostPolicy.String()]
+		ctx, cancel := context.WithCancel(testContext(t))
+		opened := make(chan error, 1)
+		go func() {
+			c, err := g.Open(ctx, netip.AddrPortFrom(a, 22))
+			if err == nil {
+				c.Close()
+			}
+			opened <- err
+		}()
+		must(t, lab.Await(testContext(t), "the refused SYN", func() (bool, error) { return status(t, p).Drops[policy.HostPolicy.String()] > before, nil }))
+		cancel()
+		if err := <-opened; err == nil {
+			t.Errorf("a guest opened a connection to dom0 at %s", a)
+		}
+	}
+}
+
+// TCP through a hop of 1400 bytes: the upstream's fragmentation needed and packet too big reach the sender. And the other way
+// round: the guests' link is the smaller one, and the router itself says so.
+func TestPathMTU(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		hop, own int
+	}{{"1400 bytes upstream", 1400, 0}, {"1400 bytes toward the guests", 0, 1400}} {
+		t.Run(c.name, func(t *testing.T) {
+			src := ""
+			if c.own != 0 {
+				src = strings.Replace(open+guests+routed4+`
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+}`, `bridge "xenbr0" {}`, `bridge "xenbr0" { mtu = 1400 }`, 1)
+			}
+			l := buildLab(t, src, lab.Options{})
+			if c.hop != 0 {
+				must(t, l.SetHopMTU(c.hop))
+			}
+			startRouter(t, l)
+			for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+				_, err := l.Internet.ServeTCP(443)
+				must(t, err)
+				must(t, l.Guests[0].Transfer(testContext(t), netip.AddrPortFrom(a, 443), 2<<20))
+			}
+			for _, a := range []netip.Addr{l.Guests[0].Addr4(), l.Guests[0].Addr6()} {
+				_, err := l.Guests[0].ServeTCP(443)
+				must(t, err)
+				must(t, l.Internet.Transfer(testContext(t), netip.AddrPortFrom(a, 443), 2<<20))
+			}
+			// Without DF IPv4 is fragmented on the way, and arrives.
+			for _, n := range []*lab.Node{l.Internet, l.Guests[0].Node} {
+				must(t, n.SetSysctl("net.ipv4.ip_no_pmtu_disc", "1"))
+				must(t, n.SetSysctl("net.ipv4.route.flush", "1"))
+			}
+			for _, size := range []int{1472, 4000} {
+				_, err := l.Internet.Ping(testContext(t), l.Guests[0].Addr4(), lab.PingOptions{Size: size, Every: 200 * time.Millisecond})
+				must(t, err)
+				_, err = l.Guests[0].Ping(testContext(t), l.Internet.Addr4(), lab.PingOptions{Size: size, Every: 200 * time.Millisecond})
+				must(t, err)
+			}
+		})
+	}
+}
+
+// The uplink goes down and comes up, vanishes and is made again, and so do TAP, TUN, a vif and the bridge: the same process
+// goes on.
+func TestFlaps(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l)
+	g, cfg := l.Guests[0], l.Config
+	reach := func(t *testing.T) {
+		t.Helper()
+		for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+			ping(t, g.Node, a)
+		}
+		for _, a := range []netip.Addr{g.Addr4(), g.Addr6()} {
+			ping(t, l.Internet, a)
+			ping(t, l.Dom0, a)
+		}
+		ping(t, g.Node, l.Guests[1].Addr4())
+	}
+	reach(t)
+	for range 10 {
+		must(t, l.Dom0.SetDown(l.Dom0.Link))
+		_, _ = g.Ping(expired(t), l.Internet.Addr4(), lab.PingOptions{}) // something to send while it is down
+		must(t, l.Dom0.SetUp(l.Dom0.Link))
+		restoreUplink(t, l)
+		reach(t)
+	}
+	for _, name := range []string{cfg.Bridge.TAP, cfg.Host.Interface} {
+		t.Run(name+" deleted", func(t *testing.T) {
+			must(t, l.Dom0.DelLink(name))
+			reach(t)
+		})
+	}
+	for _, name := range []string{g.Domu.Vif, cfg.Bridge.Name} {
+		t.Run(name+" down and up", func(t *testing.T) {
+			must(t, l.Dom0.SetDown(name))
+			must(t, l.Dom0.SetUp(name))
+			reach(t)
+		})
+	}
+	select {
+	case <-p.Exited():
+		t.Error("the process has ended")
+	default:
+	}
+	if s := status(t, p); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {
+		t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
+	}
+	must(t, p.Stop())
+}
+
+// restoreUplink gives dom0 what the kernel took away when the reference network's uplink went down, as ifup would.
+func restoreUplink(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	dom0 := l.Dom0
+	for _, a := range dom0.Addrs {
+		if err := dom0.AddAddr(dom0.Link, a); !errors.Is(err, syscall.EEXIST) {
+			must(t, err)
+		}
+	}
+	gw4, gw6 := l.Config.Uplink.Gateway4, l.Config.Uplink.Gateway6
+	must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: gw4}))
+	must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: netip.PrefixFrom(gw6, 128)}))
+	must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: gw6}))
+}
+
+// The uplink's MTU changes while the router runs, also below what IPv4 and IPv6 need (facts F3): it follows, says so, and
+// lives.
+func TestMTUChanges(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l)
+	g := l.Guests[0]
+	for _, mtu := range []int{1280, 1279, 576, 68, 1500} {
+		must(t, l.Dom0.SetMTU(l.Dom0.Link, mtu))
+		if mtu < 1280 {
+			must(t, p.AwaitLog(testContext(t), regexp.MustCompile(fmt.Sprintf("has an MTU of %d", mtu))))
+		}
+		for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+			_, _ = g.Ping(expired(t), a, lab.PingOptions{Size: 1400})
+		}
+		if mtu >= 576 {
+			reaches(t, g.Node, l.Internet.Addr4())
+		}
+	}
+	restoreUplink(t, l)
+	for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+		reaches(t, g.Node, a)
+	}
+	if s := status(t, p); s.Drops[policy.Internal.String()] != 0 {
+		t.Errorf("drops %v", s.Drops)
+	}
+}
+
+// expired is a context that gives a call time to send, and none to wait.
+func expired(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// The router runs beside a kernel that forwards and proxies: exactly one copy of each packet leaves, and it says so.
+func TestKernelForwardsAsWell(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.all.proxy_ndp", "net.ipv4.conf.all.proxy_arp"} {
+		must(t, l.Dom0.SetSysctl(key, "1"))
+	}
+	p := startRouter(t, l)
+	if !strings.Contains(p.Log(), "ip_forward") {
+		t.Errorf("the log does not say that the kernel forwards as well:\n%s", p.Log())
+	}
+	gw, err := l.Gateway.Sniff(l.Gateway.Link, lab.SniffOptions{Keep: isEcho})
+	must(t, err)
+	one, err := l.Guests[0].Sniff(l.Guests[0].Link, lab.SniffOptions{Keep: isEcho})
+	must(t, err)
+	const pings = 20
+	for i := range pings {
+		for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+			_, err := l.Guests[0].Ping(testContext(t), a, lab.PingOptions{ID: uint16(100 + i)})
+			must(t, err)
+		}
+		for _, a := range []netip.Addr{l.Guests[0].Addr4(), l.Guests[0].Addr6()} {
+			_, err := l.Internet.Ping(testContext(t), a, lab.PingOptions{ID: uint16(200 + i)})
+			must(t, err)
+		}
+	}
+	for name, s := range map[string]*lab.Sniffer{"on the uplink": gw, "at the guest": one} {
+		var in int
+		for _, f := range s.Frames() {
+			if !f.Outgoing {
+				in++
+			}
+		}
+		// A request or an answer of each of four kinds.
+		if in != 4*pings {
+			t.Errorf("%s %d echo frames arrived, want %d", name, in, 4*pings)
+		}
+	}
+}
+
+func isEcho(f []byte) bool {
+	var p policy.Packet
+	return p.Parse(f, policy.Offload{}) == policy.None && (p.IsEchoRequest() || p.Proto == policy.ProtoICMP && p.ICMPType == 0 || p.Proto == policy.ProtoICMPv6 && p.ICMPType == 129)
+}
+
+func TestMemory(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l)
+	ping(t, l.Guests[0].Node, l.Internet.Addr4())
+	m, err := p.RSS()
+	must(t, err)
+	if limit := uint64(64 << 20); !raceEnabled && m.RSS >= limit {
+		t.Errorf("%d MiB at rest, want less than %d", m.RSS>>20, limit>>20)
+	}
+}
+
+// What a user does wrong ends with one sentence that says what to do, and status 1.
+func TestMistakes(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	file, err := l.ConfigPath()
+	must(t, err)
+	missing := strings.Replace(readFile(t, file), `uplink "eth0"`, `uplink "eth7"`, 1)
+	for _, c := range []struct {
+		name string
+		args []string
+		src  string
+		uid  uint32
+		want []string
+	}{
+		{"no root", nil, readFile(t, file), 65534, []string{"root", "CAP_NET_ADMIN"}},
+		{"missing uplink", nil, missing, 0, []string{"eth7", "does not exist", "ip link"}},
+		{"a mistake in the file", nil, strings.Replace(missing, "192.0.2.0/24", "192.0.2.1/24", 1), 0, []string{"192.0.2.0/24"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out := runIn(t, l, c.src, c.uid)
+			for _, w := range c.want {
+				if !strings.Contains(out, w) {
+					t.Errorf("no %q in:\n%s", w, out)
+				}
+			}
+			if strings.Contains(out, "panic") || strings.Count(out, "udrouter: ") > 1 {
+				t.Errorf("more than one sentence:\n%s", out)
+			}
+		})
+	}
+	if out, err := exec.Command(exe, "run").CombinedOutput(); err == nil || !bytes.Contains(out, []byte("config")) {
+		t.Errorf("without a file: %v, %s", err, out)
+	}
+}
+
+// runIn runs the router in a lab's dom0 as a user and returns what it said when it failed.
+func runIn(t *testing.T, l *lab.Lab, src string, uid uint32) string {
+	t.Helper()
+	dir := publicDir(t)
+	file, program := writeFile(t, dir, "router.hcl", []byte(src), 0o644), writeFile(t, dir, "udrouter", []byte(readFile(t, exe)), 0o755)
+	cmd := l.Dom0.Command(testContext(t), program, "run", "-c", file, "--state", dir, "--socket", dir+"/control.sock")
+	if uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("ended with %v, want status 1", err)
+	}
+	lines := slices.DeleteFunc(strings.Split(string(out), "\n"), func(s string) bool { return strings.Contains(s, "level=WARN") })
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,92 @@
+// Package integration tests the real program on real links: the lab's namespaces, TAP, TUN, bridge, veth, and the kernel's
+// own stack as guests, upstream and dom0. It needs root and fails without.
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"udrouter/config"
+	"udrouter/integration/lab"
+)
+
+// exe is the program under test, built once.
+var exe string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "udrouter-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	exe = filepath.Join(dir, "udrouter")
+	args := append([]string{"build", "-o", exe}, buildFlags...)
+	if out, err := exec.Command("go", append(args, "udrouter/cmd/udrouter")...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building udrouter: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// timeout ends a test that hangs; none waits for it otherwise.
+const timeout = 120 * time.Second
+
+func testContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// buildLab makes the network of a file; "" is the reference.
+func buildLab(t testing.TB, src string, o lab.Options) *lab.Lab {
+	t.Helper()
+	if src == "" {
+		src = string(config.Reference)
+	}
+	cfg, diags := config.Parse("router.hcl", []byte(src))
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	o.Source = []byte(src)
+	l, err := lab.Build(testContext(t), cfg, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("closing the lab: %v", err)
+		}
+	})
+	return l
+}
+
+// startRouter runs the program in a lab's dom0 and stops it with the test.
+func startRouter(t testing.TB, l *lab.Lab, args ...string) *lab.Proc {
+	t.Helper()
+	p, err := l.StartRouter(testContext(t), exe, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the router's log:\n%s", p.Log())
+		}
+	})
+	return p
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !race
+
+package integration
+
+const raceEnabled = false
+
+var buildFlags []string
