@@ -393,12 +393,11 @@ func (p *Packet) parseTransport(at int) Reason {
 	return None
 }
 
-// checkOffload tests that the metadata fits the frame that it came with, since the egress kernel will act on it.
+// checkOffload tests that the metadata fits the frame that it came with, since the egress kernel will act on it: a guest of KVM
+// writes it itself.
 func (p *Packet) checkOffload() Reason {
-	if p.Flags&NeedsCsum != 0 {
-		if int(p.CsumStart) < EthernetLen || int(p.CsumStart)+int(p.CsumOffset)+2 > len(p.Frame) {
-			return Malformed
-		}
+	if p.Flags&NeedsCsum != 0 && !p.checksumFits() {
+		return Malformed
 	}
 	switch p.GSOType &^ GSOECN {
 	case GSONone:
@@ -418,4 +417,33 @@ func (p *Packet) checkOffload() Reason {
 		return Malformed
 	}
 	return None
+}
+
+// checksumFits tells whether a partial checksum is the transport's, or one behind its header, as of a tunnel's inner packet. The
+// kernel writes it after the packet was judged, so it must not change what was read. A fragment's is always whole.
+func (p *Packet) checksumFits() bool {
+	start := int(p.CsumStart)
+	field := start + int(p.CsumOffset)
+	if p.L4 == 0 || p.Fragment || start < p.L4 || field+2 > len(p.Frame) {
+		return false
+	}
+	header := 0
+	switch {
+	case p.Proto == ProtoTCP:
+		if start == p.L4 {
+			return p.CsumOffset == 16
+		}
+		header = int(p.Frame[p.L4+12]>>4) * 4
+	case p.Proto == ProtoUDP:
+		if start == p.L4 {
+			return p.CsumOffset == 6
+		}
+		header = 8
+	case p.Proto == ProtoICMP, p.Proto == ProtoICMPv6:
+		if start == p.L4 {
+			return p.Proto == ProtoICMPv6 && p.CsumOffset == 2
+		}
+		header = 8
+	}
+	return field >= p.L4+header
 }

@@ -297,9 +297,49 @@ func TestSegmentLen(t *testing.T) {
 		"checksum beyond frame":   {Flags: NeedsCsum, CsumStart: 34, CsumOffset: 60000},
 		"checksum in Ethernet":    {Flags: NeedsCsum, CsumStart: 4, CsumOffset: 0},
 		"checksum not of the TCP": {Flags: NeedsCsum, GSOType: GSOTCPv4, GSOSize: 1448, CsumStart: 30, CsumOffset: 16},
+		"checksum at the ports":   {Flags: NeedsCsum, GSOType: GSOTCPv4, GSOSize: 1448, CsumStart: 34, CsumOffset: 2},
 	} {
 		if r := p.Parse(f, bad); r != Malformed {
 			t.Errorf("%s: got %v", name, r)
+		}
+	}
+}
+
+// A guest of KVM says where the kernel writes the checksum when the frame leaves, after all that was checked: it must not
+// be where anything was read.
+func TestPartialChecksum(t *testing.T) {
+	t4, u4, u6 := v4(6, tcp(0x10), nil), v4(17, udp(30), nil), v6(17, udp(30), nil)
+	echo := v4(1, append([]byte{8, 0, 0, 0, 0, 7, 0, 1}, make([]byte, 30)...), nil)
+	gre := v4(47, make([]byte, 60), nil)
+	first := v4(17, udp(32), func(ip []byte) { ip[6] = 0x20 })
+	later := v4(17, make([]byte, 40), func(ip []byte) { ip[7] = 9 })
+	for _, c := range []struct {
+		name       string
+		frame      []byte
+		start, off uint16
+		want       Reason
+	}{
+		{"TCP", t4, 34, 16, None},
+		{"UDP", u4, 34, 6, None},
+		{"UDP over IPv6", u6, 54, 6, None},
+		{"TCP inside of UDP", u4, 44, 16, None},
+		{"TCP inside of GRE", gre, 58, 16, None},
+		{"the IPv4 source", u4, 14, 12, Malformed},
+		{"the IPv6 source", u6, 14, 8, Malformed},
+		{"the MACs", u4, 14, 0xfff8, Malformed},
+		{"the source port", u4, 34, 0, Malformed},
+		{"the destination port", u4, 34, 2, Malformed},
+		{"TCP's ports", t4, 34, 2, Malformed},
+		{"TCP's flags", t4, 34, 12, Malformed},
+		{"TCP's, before the header", t4, 32, 18, Malformed},
+		{"the type of ICMP", echo, 34, 0, Malformed},
+		{"a first fragment", first, 34, 6, Malformed},
+		{"a later fragment", later, 34, 6, Malformed},
+		{"half beyond the end", u4, 34, uint16(len(u4) - 34 - 1), Malformed},
+	} {
+		var p Packet
+		if r := p.Parse(c.frame, Offload{Flags: NeedsCsum, CsumStart: c.start, CsumOffset: c.off}); r != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, r, c.want)
 		}
 	}
 }
