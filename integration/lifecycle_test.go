@@ -392,6 +392,44 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// A second router refuses to start, whatever its state directory, and the first one does not notice.
+func TestSecondRun(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	dir := publicDir(t)
+	p := startRouter(t, l, "--state", dir)
+	ping(t, l.Guests[0].Node, l.Internet.Addr4())
+	before, err := l.Dom0State()
+	must(t, err)
+	errorsOf := func() (n uint64) {
+		for _, link := range status(t, p).Links {
+			n += link.Errors + link.Reopened
+		}
+		return n
+	}
+	had := errorsOf()
+	file, err := l.ConfigPath()
+	must(t, err)
+	for name, c := range map[string]struct{ state, want string }{
+		"same state directory":  {dir, "another udrouter runs for bridge xenbr0"},
+		"other state directory": {publicDir(t), "another process reads it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := l.Dom0.Command(testContext(t), exe, "run", "-c", file, "--state", c.state, "--socket", c.state+"/second.sock").CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), c.want) {
+				t.Errorf("ended with %v, want status 1 and %q:\n%s", err, c.want, out)
+			}
+			if now, err := l.Dom0State(); err != nil || len(lab.DiffState(before, now)) > 0 {
+				t.Errorf("dom0 has changed: %v\n%s", err, strings.Join(lab.DiffState(before, now), "\n"))
+			}
+		})
+	}
+	if n := errorsOf(); n != had {
+		t.Errorf("the first one's links had %d errors", n-had)
+	}
+	ping(t, l.Guests[0].Node, l.Internet.Addr6())
+}
+
 // runIn runs the router in a lab's dom0 as a user and returns what it said when it failed.
 func runIn(t *testing.T, l *lab.Lab, src string, uid uint32) string {
 	t.Helper()

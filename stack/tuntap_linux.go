@@ -92,6 +92,9 @@ func (t *TunTap) open() error {
 	if isTUN := device.Mode == netlink.TUNTAP_MODE_TUN; isTUN != t.tun {
 		return fmt.Errorf("%s exists, but is no %s: remove it (ip link del %s) or choose another name", t.name, kind, t.name)
 	}
+	if device.Queues > 0 { // a multi-queue device would give us some of the other's frames
+		return fmt.Errorf("attaching to %s %s: another process reads it (is another udrouter running?): stop it or choose another name", kind, t.name)
+	}
 	created = created || link.Attrs().Alias == deviceAlias // this run, or one that was killed
 	fd, err := attach(t.name, t.tun)
 	if err != nil {

@@ -77,6 +77,11 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 	if err != nil {
 		return err
 	}
+	guard, err := dom0.Acquire(state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
+	if err != nil {
+		return err
+	}
+	closers = append(closers, guard.Close)
 	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC),
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel}
 	mtu := router.GuestMTU(cfg, kernel)
@@ -94,11 +99,10 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 		closers = append(closers, tun.Close)
 		o.Host = tun
 	}
-	guard, err := dom0.Open(dom0Spec(cfg, o.RouterMAC, mtu, state, log))
-	if err != nil {
+	if err := guard.Start(dom0Spec(cfg, o.RouterMAC, mtu, state, log)); err != nil {
 		return err
 	}
-	closers = append(closers, guard.Close)
+	closers = append(closers, guard.Close) // first of all at the end: while TAP and TUN are there
 	uplink, err := stack.OpenUplink(cfg.Uplink.Name, stack.Filter{})
 	if err != nil {
 		return err

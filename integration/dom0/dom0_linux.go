@@ -27,9 +27,9 @@ type Dom0 struct {
 	mu         sync.Mutex // protects what follows
 	spec       Spec
 	guard      *guard
-	journal    *journal
-	journalled bool // the journal is on disk
-	opened     bool // the first sync succeeded
+	journal    *journal // nil: nothing was changed
+	journalled bool     // the journal is on disk
+	opened     bool     // Start succeeded
 	closed     bool
 	conflicts  *routeConflicts // nil: to be looked for
 	warnings   []string
@@ -37,18 +37,26 @@ type Dom0 struct {
 
 var errClosed = errors.New("dom0 is closed")
 
-// Open brings the calling thread's network namespace to the spec and keeps hold of it. It may find it as a killed run left it,
-// and takes from that run's journal what the state before it was. When it fails it leaves what it found: the user's state,
-// or the killed run's, which is closed to guests.
-//
-// It fails with a HeldError when another router runs in the namespace.
-func Open(spec Spec) (*Dom0, error) {
-	if err := spec.validate(); err != nil {
-		return nil, err
+// Acquire keeps the calling thread's network namespace for this router, before anything in it is touched: a second one is to disturb
+// nothing. It changes nothing. It fails with a HeldError when another router runs in the namespace. log may be nil.
+func Acquire(stateDir, bridge string, log *slog.Logger) (*Dom0, error) {
+	if stateDir == "" {
+		return nil, errors.New("no state directory")
 	}
-	d, err := newDom0(spec.StateDir, spec.Bridge, spec.Log)
-	if err != nil {
-		return nil, err
+	return newDom0(stateDir, bridge, log)
+}
+
+// Start brings the namespace to the spec, once, with the bridge and the state directory of Acquire. It may find it as a killed run left
+// it, and takes from that run's journal what the state before it was. When it fails it leaves what it found, the user's state
+// or the killed run's, which is closed to guests; and then there is only Close.
+func (d *Dom0) Start(spec Spec) error {
+	if err := spec.validate(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
 	}
 	d.spec = spec.clone()
 	recovered, err := d.recover()
@@ -65,10 +73,25 @@ func Open(spec Spec) (*Dom0, error) {
 		if d.journalled && !recovered {
 			err = errors.Join(err, d.undo(d.journal))
 		}
-		d.release()
-		return nil, explain(err)
+		d.journal = nil // what is left to undo is the next run's
+		return explain(err)
 	}
 	d.opened = true
+	return nil
+}
+
+// Open is Acquire and Start.
+func Open(spec Spec) (*Dom0, error) {
+	if err := spec.validate(); err != nil {
+		return nil, err
+	}
+	d, err := Acquire(spec.StateDir, spec.Bridge, spec.Log)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Start(spec); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	return d, nil
 }
 
@@ -262,14 +285,17 @@ func (d *Dom0) warn(list []string) {
 }
 
 // Close restores what was found, ends Run, and gives the namespace free. What could not be restored is in the error and
-// stays in the journal for a later Open or Restore. A second Close does nothing.
+// stays in the journal for a later Start or Restore. A second Close does nothing.
 func (d *Dom0) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil
 	}
-	err := d.undo(d.journal)
+	var err error
+	if d.journal != nil {
+		err = d.undo(d.journal)
+	}
 	d.release()
 	return explain(err)
 }
