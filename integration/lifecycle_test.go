@@ -190,6 +190,15 @@ network "v6" {
 				must(t, err)
 				must(t, l.Internet.Transfer(testContext(t), netip.AddrPortFrom(a, 443), 2<<20))
 			}
+			if c.own != 0 { // with the right MTU (facts N4), from the gateway of the guest's network
+				for a, size := range map[netip.Addr]int{l.Guests[0].Addr4(): 1472, l.Guests[0].Addr6(): 1452} {
+					_, err := l.Internet.Ping(testContext(t), a, lab.PingOptions{Size: size, DontFragment: true})
+					var said *lab.ICMPError
+					if !errors.As(err, &said) || said.MTU != c.own || said.From != l.Config.NetworkOf(a).Gateway {
+						t.Errorf("1500 bytes to %s: %v, want to be told of %d bytes by %s", a, err, c.own, l.Config.NetworkOf(a).Gateway)
+					}
+				}
+			}
 			// Without DF IPv4 is fragmented on the way, and arrives.
 			for _, n := range []*lab.Node{l.Internet, l.Guests[0].Node} {
 				must(t, n.SetSysctl("net.ipv4.ip_no_pmtu_disc", "1"))

@@ -33,7 +33,7 @@ type neighbour struct {
 	gateway bool
 	bits    atomic.Uint64 // the MAC, 0 while unknown
 	used    atomic.Bool   // since the last tick
-	doubted atomic.Bool   // asked anew since the last tick
+	doubts  atomic.Int32  // since the last tick: the first is looked into at once, the others together at the tick
 
 	mu       sync.Mutex
 	pending  []pendingFrame
@@ -142,20 +142,25 @@ func (s *neighbours) doubt(a netip.Addr, m policy.MAC) {
 	if n == nil {
 		return
 	}
-	if known := n.bits.Load(); known == 0 || known == bits(m) || n.doubted.Swap(true) {
+	if known := n.bits.Load(); known == 0 || known == bits(m) {
 		return
 	}
-	ns := s.r.netstack.Load()
-	ns.Forget(a)
-	ns.Resolve(a)
+	if n.doubts.Add(1) == 1 {
+		s.askAnew(s.r.netstack.Load(), n)
+	}
+}
+
+// askAnew makes netstack ask for a neighbour whatever it believes to know.
+func (s *neighbours) askAnew(ns *stack.Netstack, n *neighbour) {
+	ns.Forget(n.addr)
+	ns.Resolve(n.addr)
 }
 
 // refresh asks for all neighbours anew, after the uplink was down or changed its MAC.
 func (s *neighbours) refresh() {
 	ns := s.r.netstack.Load()
 	for _, n := range s.all() {
-		ns.Forget(n.addr)
-		ns.Resolve(n.addr)
+		s.askAnew(ns, n)
 	}
 }
 
@@ -205,7 +210,9 @@ func (s *neighbours) run(ctx context.Context) error {
 
 func (s *neighbours) tick(ns *stack.Netstack) {
 	for _, n := range s.all() {
-		n.doubted.Store(false)
+		if n.doubts.Swap(0) > 1 {
+			s.askAnew(ns, n)
+		}
 		if n.used.Swap(false) || n.gateway {
 			n.idle = 0
 			if mac, ok := ns.Resolve(n.addr); ok {

@@ -21,7 +21,7 @@ import (
 // Kernel is what dom0's kernel knows that the router goes by. It is a value: a change makes a new one.
 type Kernel struct {
 	Uplink  Interface
-	Held    []netip.Addr    // addresses of all interfaces but loopback's and link-local ones; the uplink's link-local ones are in UplinkLL
+	Held    []netip.Addr    // addresses of all interfaces, but for loopback (127/8, ::1) and IPv6 link-local ones
 	LL      []netip.Addr    // the kernel's link-local addresses on the uplink
 	Subnets []netip.Prefix  // connected IPv4 prefixes of the uplink
 	Routes  []Route         // main table, through the uplink, longest prefix first, then lowest metric
@@ -61,14 +61,10 @@ func readKernel(uplink string) (Kernel, error) {
 	if err != nil {
 		return k, fmt.Errorf("listing interfaces: %w", err)
 	}
-	loopback := map[int]bool{}
 	for _, l := range links {
 		a := l.Attrs()
 		running := a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_RUNNING != 0
 		k.Up[a.Name] = running
-		if a.Flags&net.FlagLoopback != 0 {
-			loopback[a.Index] = true
-		}
 		if a.Name == uplink {
 			k.Uplink = Interface{Index: a.Index, MTU: a.MTU, Up: running}
 			if len(a.HardwareAddr) == 6 {
@@ -82,7 +78,7 @@ func readKernel(uplink string) (Kernel, error) {
 	if k.Uplink.MAC.IsZero() {
 		return k, fmt.Errorf("%s is no Ethernet interface: the uplink must have a MAC address", uplink)
 	}
-	if err := k.readAddresses(loopback); err != nil {
+	if err := k.readAddresses(); err != nil {
 		return k, err
 	}
 	return k, k.readRoutes()
@@ -95,7 +91,7 @@ func (e *MissingUplinkError) Error() string {
 	return fmt.Sprintf("the uplink %s does not exist: give the interface toward the provider as the uplink's name (ip link shows them)", e.Name)
 }
 
-func (k *Kernel) readAddresses(loopback map[int]bool) error {
+func (k *Kernel) readAddresses() error {
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("listing addresses: %w", err)

@@ -94,6 +94,13 @@ func (n *NS) LinkMAC(name string) (mac policy.MAC, err error) {
 	return mac, err
 }
 
+// SetLinkMAC gives a link another hardware address.
+func (n *NS) SetLinkMAC(link string, mac policy.MAC) error {
+	return n.onLink("setting the MAC of", link, func(h *netlink.Handle, l netlink.Link) error {
+		return h.LinkSetHardwareAddr(l, mac[:])
+	})
+}
+
 // SetUp brings a link up.
 func (n *NS) SetUp(link string) error {
 	return n.onLink("bringing up", link, (*netlink.Handle).LinkSetUp)
@@ -221,6 +228,13 @@ func (n *NS) addProxy(link string, a netip.Addr) error {
 			Flags:     netlink.NTF_PROXY,
 			IP:        a.AsSlice(),
 		})
+	})
+}
+
+// AddNeighbour tells the kernel where an address is, for good.
+func (n *NS) AddNeighbour(link string, a netip.Addr, mac policy.MAC) error {
+	return n.onLink("adding a neighbour on", link, func(h *netlink.Handle, l netlink.Link) error {
+		return h.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: family(a), State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac[:]})
 	})
 }
 
