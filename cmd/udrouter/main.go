@@ -37,9 +37,8 @@ func command() *cobra.Command {
 		Short:         "A userspace router for untrusted guests of a rented server",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
 	}
-	root.AddCommand(runCommand(), checkCommand(), labCommand(), statusCommand(), versionCommand())
+	root.AddCommand(runCommand(), checkCommand(), labCommand(), statusCommand(), dropsCommand(), versionCommand())
 	return root
 }
 

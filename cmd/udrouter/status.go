@@ -25,7 +25,7 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show what the running router does", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			body, err := ask(c.Context(), socket, "/v1/status")
+			s, body, err := askStatus(c.Context(), socket)
 			if err != nil {
 				return err
 			}
@@ -33,16 +33,28 @@ func statusCommand() *cobra.Command {
 				_, err := c.OutOrStdout().Write(body)
 				return err
 			}
-			var s router.Status
-			if err := json.Unmarshal(body, &s); err != nil {
-				return fmt.Errorf("reading the answer: %w", err)
-			}
 			return printStatus(c.OutOrStdout(), s)
 		},
 	}
-	c.Flags().StringVar(&socket, "socket", defaultSocket, "the router's control socket")
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	socketFlags(c, &socket, &asJSON)
 	return c
+}
+
+// socketFlags adds what every question to a running router takes.
+func socketFlags(c *cobra.Command, socket *string, asJSON *bool) {
+	c.Flags().StringVar(socket, "socket", defaultSocket, "the router's control socket")
+	c.Flags().BoolVar(asJSON, "json", false, "print JSON")
+}
+
+// askStatus is a running router's status, decoded and as it came.
+func askStatus(ctx context.Context, socket string) (s router.Status, body []byte, err error) {
+	if body, err = ask(ctx, socket, "/v1/status"); err != nil {
+		return s, nil, err
+	}
+	if err := json.Unmarshal(body, &s); err != nil {
+		return s, nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	return s, body, nil
 }
 
 // ask sends a GET to the control socket and returns the answer's body.

@@ -1,0 +1,115 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"udrouter/config"
+	"udrouter/integration/cases"
+)
+
+// command runs the program outside of every lab and returns what it wrote.
+func command(t *testing.T, wantStatus int, args ...string) (stdout, stderr string) {
+	t.Helper()
+	cmd := exec.CommandContext(testContext(t), exe, args...)
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	status := 0
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		status = exit.ExitCode()
+	}
+	if status != wantStatus {
+		t.Errorf("udrouter %s ended with status %d, want %d\n%s%s", strings.Join(args, " "), status, wantStatus, out.String(), errs.String())
+	}
+	return out.String(), errs.String()
+}
+
+func contains(t *testing.T, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("no %q in:\n%s", w, text)
+		}
+	}
+}
+
+func TestCheckCommand(t *testing.T) {
+	dir := t.TempDir()
+	good := writeFile(t, dir, "router.hcl", config.Reference, 0o644)
+	out, _ := command(t, 0, "check", "-c", good)
+	contains(t, out, "is valid: 2 networks, 2 domus", "not enforced yet")
+	bad := strings.NewReplacer("192.0.2.0/24", "192.0.2.1/24", `"vif2.0"`, `"vif1.0"`).Replace(string(config.Reference))
+	out, errs := command(t, 1, "check", "-c", writeFile(t, dir, "bad.hcl", []byte(bad), 0o644))
+	contains(t, errs, "bad.hcl line 33", "bad.hcl line 136", `prefix = "192.0.2.1/24"`, "192.0.2.0/24", "vif1.0") // both mistakes, with the line
+	if out != "" {
+		t.Errorf("diagnostics are for stderr, but stdout has %q", out)
+	}
+	_, errs = command(t, 1, "check", "-c", dir+"/none.hcl")
+	contains(t, errs, "none.hcl", "-c")
+	_, errs = command(t, 1, "check")
+	contains(t, errs, "config")
+	_, errs = command(t, 1, "chekc")
+	contains(t, errs, "check")
+	out, _ = command(t, 0, "version")
+	contains(t, out, "udrouter")
+}
+
+// The questions to a running router, for people and as JSON with the contract's keys, and without a router.
+func TestQuestions(t *testing.T) {
+	w := newWire(t)
+	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.Two4, cases.X4, 8))) // a drop
+	w.settle(cases.One)
+	out, _ := command(t, 0, "status", "--socket", w.proc.Socket)
+	contains(t, out, "udr0", "eth0", "udrhost", "one", "ip-binding", "foreign MACs kept off the uplink: 0")
+	out, _ = command(t, 0, "status", "--json", "--socket", w.proc.Socket)
+	var s map[string]any
+	must(t, json.Unmarshal([]byte(out), &s))
+	for _, key := range []string{"version", "uptime_s", "links", "domus", "flows", "drops", "foreign_mac_uplink", "reloads"} {
+		if s[key] == nil {
+			t.Errorf("status --json has no %s", key)
+		}
+	}
+	for list, keys := range map[string][]string{
+		"links": {"name", "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "errors"},
+		"domus": {"name", "flows", "rx_packets", "tx_packets", "drops"},
+	} {
+		first := s[list].([]any)[0].(map[string]any)
+		for _, key := range keys {
+			if _, ok := first[key]; !ok {
+				t.Errorf("status --json has no %s in %s", key, list)
+			}
+		}
+	}
+	if s["drops"].(map[string]any)["ip-binding"] != 1.0 || s["flows"].(map[string]any)["max"] == nil {
+		t.Errorf("drops %v, flows %v", s["drops"], s["flows"])
+	}
+	out, _ = command(t, 0, "drops", "--socket", w.proc.Socket)
+	contains(t, out, "ip-binding")
+	out, _ = command(t, 0, "drops", "--json", "--socket", w.proc.Socket)
+	var d struct {
+		Drops map[string]int
+		Domus map[string]map[string]int
+	}
+	must(t, json.Unmarshal([]byte(out), &d))
+	if d.Drops["ip-binding"] != 1 || d.Domus["one"]["ip-binding"] != 1 || len(d.Domus) != 1 {
+		t.Errorf("drops --json says %s", out)
+	}
+	must(t, w.proc.Stop())
+	for _, question := range []string{"status", "drops"} {
+		_, errs := command(t, 1, question, "--socket", w.proc.Socket)
+		contains(t, errs, "no router answers", "--socket")
+	}
+}
+
+// The first of the README's two commands, as a user runs it.
+func TestLabCommand(t *testing.T) {
+	out, _ := command(t, 0, "lab")
+	contains(t, out, " held, 0 failed", "one MAC on the uplink")
+}
