@@ -73,6 +73,8 @@ func (n *NS) prepare() error {
 		{"net.ipv4.conf.all.rp_filter", "0"},
 		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.ip_forward", "0"},
+		// The one that every kernel has: BBR would pace by its own clock, and throughput say more about that than about the way.
+		{"net.ipv4.tcp_congestion_control", "reno"},
 	} {
 		if err := n.SetSysctl(s[0], s[1]); err != nil {
 			return err
