@@ -18,6 +18,9 @@ type View struct {
 	UplinkLL netip.Addr          // the router's own link-local address on the uplink
 	Subnets  []netip.Prefix      // the kernel's connected IPv4 prefixes on the uplink, for their directed broadcasts
 
+	// Taken are addresses that a guest's prefix covers and that are the router's, dom0's or the provider's all the same.
+	Taken map[netip.Addr]bool
+
 	LinkLocals *LinkLocals
 }
 
@@ -42,8 +45,11 @@ func (v *View) FromGuest(p *Packet) (*Guest, Reason) {
 	if p.IsND() {
 		return g, v.guestND(g, p)
 	}
-	return g, v.destination(p)
+	return g, v.destination(p, false)
 }
+
+// owns tells whether an address is a guest's and nobody's before it.
+func (v *View) owns(g *Guest, a netip.Addr) bool { return v.ByAddr(a) == g && !v.Taken[a] }
 
 // guestARP wants both sender fields to be the guest's own (RFC 5227: a probe has no sender address).
 func (v *View) guestARP(g *Guest, p *Packet) Reason {
@@ -52,7 +58,7 @@ func (v *View) guestARP(g *Guest, p *Packet) Reason {
 		return ARPSpoof
 	case p.ARP.SPA.IsUnspecified() && p.ARP.Op == 1:
 		return None
-	case v.ByAddr(p.ARP.SPA) != g:
+	case !v.owns(g, p.ARP.SPA):
 		return ARPSpoof
 	}
 	return None
@@ -78,7 +84,7 @@ func (v *View) guestSource(g *Guest, p *Packet) Reason {
 	default:
 		return MartianSrc
 	}
-	if v.ByAddr(p.Src) == g {
+	if v.owns(g, p.Src) {
 		return None
 	}
 	if v.Own[p.Src] || v.Held[p.Src] || v.Upstream[p.Src] || v.isBroadcast(p.Src) {
@@ -120,7 +126,7 @@ func (v *View) mayHave(g *Guest, a netip.Addr) bool {
 	if a.IsLinkLocalUnicast() {
 		return !v.Own[a] && v.MayUseLinkLocal(g, a) && v.LinkLocals.claim(g, a)
 	}
-	return v.ByAddr(a) == g
+	return v.owns(g, a)
 }
 
 // routes tells whether a guest has a whole prefix.
@@ -135,14 +141,14 @@ func (g *Guest) routes() bool {
 
 // FromUplink tells whether a frame may come from the provider's side.
 func (v *View) FromUplink(p *Packet) Reason {
-	if p.SrcMAC.IsZero() || p.SrcMAC.IsGroup() || p.SrcMAC == v.UplinkMAC || p.SrcMAC == v.RouterMAC {
+	if !v.mayBeOnUplink(p.SrcMAC) {
 		return MACInvalid
 	}
 	if p.DstMAC != v.UplinkMAC && !p.DstMAC.IsGroup() {
 		return OtherHost
 	}
 	if p.EtherType == EtherARP {
-		if p.ARP.SHA.IsZero() || p.ARP.SHA.IsGroup() || v.ours(p.ARP.SPA) {
+		if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) {
 			return ARPSpoof
 		}
 		return None
@@ -171,12 +177,20 @@ func (v *View) FromUplink(p *Packet) Reason {
 		if p.ICMPType == RedirectMessage {
 			return Redirect
 		}
+		if p.ND.HasSource && !v.mayBeOnUplink(p.ND.SourceLL) || p.ND.HasTarget && !v.mayBeOnUplink(p.ND.TargetLL) {
+			return NDSpoof
+		}
 		if !p.Dst.IsMulticast() && p.DstMAC.IsGroup() {
 			return L2Multicast
 		}
 		return None
 	}
-	return v.destination(p)
+	return v.destination(p, true)
+}
+
+// mayBeOnUplink tells whether a MAC may be another station's on the uplink.
+func (v *View) mayBeOnUplink(m MAC) bool {
+	return !m.IsZero() && !m.IsGroup() && m != v.UplinkMAC && m != v.RouterMAC
 }
 
 // ours tells whether an address is on this side, so that nobody on the uplink may send from it.
@@ -193,12 +207,13 @@ func (v *View) FromHost(p *Packet) Reason {
 	if Classify(p.Src) != Unicast || !v.Held[p.Src] {
 		return HostSource
 	}
-	return v.destination(p)
+	return v.destination(p, false)
 }
 
-// destination refuses what no router forwards, whoever sent it.
-func (v *View) destination(p *Packet) Reason {
-	if p.Src.IsLinkLocalUnicast() && !v.Own[p.Dst] && p.Dst != v.UplinkLL && !p.Dst.IsMulticast() {
+// destination refuses what no router forwards, whoever sent it. The router's link-local address on the uplink is there alone.
+func (v *View) destination(p *Packet, uplink bool) Reason {
+	own := v.Own[p.Dst] && !(uplink && p.Dst.IsLinkLocalUnicast()) || uplink && p.Dst == v.UplinkLL
+	if p.Src.IsLinkLocalUnicast() && !own && !p.Dst.IsMulticast() {
 		return LinkLocal
 	}
 	if p.IsIPv4() && p.Proto == ProtoICMP && p.L4 != 0 && p.ICMPType == 5 {
@@ -210,7 +225,7 @@ func (v *View) destination(p *Packet) Reason {
 	case BroadcastIP:
 		return Broadcast
 	case LinkScope:
-		if v.Own[p.Dst] || p.Dst == v.UplinkLL {
+		if own {
 			break
 		}
 		if p.IsIPv4() {

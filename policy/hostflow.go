@@ -19,6 +19,9 @@ const (
 
 	// MaxHostFlows bounds the memory; the flow that has been idle for longest goes first.
 	MaxHostFlows = 16384
+
+	// maxHostFragments is how many datagrams of a guest may be on their way in pieces. Guests make these themselves.
+	maxHostFragments = 64
 )
 
 // HostFlows remembers what dom0 has opened toward guests, so that the answers reach it and nothing else does. It is safe
@@ -27,12 +30,20 @@ type HostFlows struct {
 	mu    sync.Mutex
 	flows map[hostKey]*list.Element
 	lru   list.List // of hostFlow, the one used last in front
+	frags map[*Guest]*[maxHostFragments]hostFragment
+}
+
+// hostFragment is a datagram to dom0 whose first fragment was admitted.
+type hostFragment struct {
+	src, dst netip.Addr
+	proto    uint8
+	id       uint32
+	expires  time.Duration // 0: none
 }
 
 type hostKey struct {
 	guest, host         netip.Addr
 	proto               uint8
-	fragment            bool // ports are the datagram's identification
 	guestPort, hostPort uint16
 }
 
@@ -43,7 +54,9 @@ type hostFlow struct {
 }
 
 // NewHostFlows makes an empty table.
-func NewHostFlows() *HostFlows { return &HostFlows{flows: map[hostKey]*list.Element{}} }
+func NewHostFlows() *HostFlows {
+	return &HostFlows{flows: map[hostKey]*list.Element{}, frags: map[*Guest]*[maxHostFragments]hostFragment{}}
+}
 
 // Len is the number of flows, expired ones included until they are met.
 func (h *HostFlows) Len() int {
@@ -70,18 +83,18 @@ func (h *HostFlows) Opened(p *Packet, now time.Duration) {
 	h.touch(k, p, now, true)
 }
 
-// Admits tells whether a packet from a guest to dom0 answers something that dom0 has opened, or is an ICMP error about it.
-func (h *HostFlows) Admits(p *Packet, now time.Duration) bool {
+// Admits tells whether a packet from a guest to dom0 answers something that dom0 has opened, or is an ICMP error about it. An error is
+// about the guest's own part only: owns tells whether an address is that guest's.
+func (h *HostFlows) Admits(p *Packet, from *Guest, owns func(netip.Addr) bool, now time.Duration) bool {
 	k := hostKey{guest: p.Src, host: p.Dst, proto: p.Proto}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p.L4 == 0 {
-		k.fragment, k.guestPort, k.hostPort = true, uint16(p.FragID>>16), uint16(p.FragID)
-		return h.touch(k, p, now, false)
+		return h.fragment(p, from, now) != nil
 	}
 	if p.IsICMPError() {
 		inner, ok := innerKey(p)
-		return ok && h.touch(inner, nil, now, false)
+		return ok && owns(inner.guest) && h.touch(inner, nil, now, false)
 	}
 	k.guestPort, k.hostPort = p.SrcPort, p.DstPort
 	if isEcho(p) {
@@ -93,11 +106,41 @@ func (h *HostFlows) Admits(p *Packet, now time.Duration) bool {
 	if !h.touch(k, p, now, false) {
 		return false
 	}
-	if p.Fragment {
-		k.fragment, k.guestPort, k.hostPort = true, uint16(p.FragID>>16), uint16(p.FragID)
-		h.touch(k, p, now, true)
+	if p.Fragment && h.fragment(p, from, now) == nil {
+		f := h.oldest(from)
+		*f = hostFragment{src: p.Src, dst: p.Dst, proto: p.Proto, id: p.FragID, expires: now + hostFragIdle}
 	}
 	return true
+}
+
+// fragment is the datagram that a fragment belongs to, or nil.
+func (h *HostFlows) fragment(p *Packet, from *Guest, now time.Duration) *hostFragment {
+	all := h.frags[from]
+	if all == nil {
+		return nil
+	}
+	for i := range all {
+		if f := &all[i]; f.expires > now && f.id == p.FragID && f.proto == p.Proto && f.src == p.Src && f.dst == p.Dst {
+			return f
+		}
+	}
+	return nil
+}
+
+// oldest is the place for another datagram of a guest, at the cost of its own that came first.
+func (h *HostFlows) oldest(from *Guest) *hostFragment {
+	all := h.frags[from]
+	if all == nil {
+		all = new([maxHostFragments]hostFragment)
+		h.frags[from] = all
+	}
+	f := &all[0]
+	for i := range all {
+		if all[i].expires < f.expires {
+			f = &all[i]
+		}
+	}
+	return f
 }
 
 // touch finds or makes a flow and puts off its end; it tells whether there is one.
@@ -124,8 +167,6 @@ func (h *HostFlows) touch(k hostKey, p *Packet, now time.Duration, create bool) 
 	}
 	idle := hostOtherIdle
 	switch {
-	case k.fragment:
-		idle = hostFragIdle
 	case k.proto == ProtoTCP:
 		const fin, syn, rst = 1, 2, 4
 		if p.TCPFlags&(fin|rst) != 0 {

@@ -69,6 +69,7 @@ func TestHostFlows(t *testing.T) {
 		{"unreachable about what was sent", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, guest, dom0, 1, quoted(dom0, guest, 4000, 53), nil)}, true},
 		{"unreachable about what was not sent", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, guest, dom0, 1, quoted(dom0, guest, 4000, 54), nil)}, false},
 		{"unreachable about somebody else's", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, guest, dom0, 1, quoted(other, guest, 4000, 53), nil)}, false},
+		{"unreachable about another guest's", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, other, dom0, 1, quoted(dom0, guest, 4000, 53), nil)}, false},
 		{"unreachable with a cut quote", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, guest, dom0, 1, quoted(dom0, guest, 4000, 53)[:20], nil)}, false},
 		{"fragments of an answer", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, guest, dom0, 17, ports(udp(8), 53, 4000), fragment(0x2000)), between(t, guest, dom0, 17, make([]byte, 9), fragment(2))}, true},
 		{"a fragment without its first", []*Packet{open(17, ports(udp(0), 4000, 53))}, 0, []*Packet{between(t, guest, dom0, 17, make([]byte, 9), fragment(2))}, false},
@@ -82,7 +83,7 @@ func TestHostFlows(t *testing.T) {
 			}
 			var got bool
 			for _, p := range c.came {
-				got = h.Admits(p, now+c.after)
+				got = admits(h, p, now+c.after)
 			}
 			if got != c.want {
 				t.Errorf("admitted %v", got)
@@ -102,12 +103,51 @@ func TestHostFlowsBound(t *testing.T) {
 		t.Errorf("%d flows, want %d", h.Len(), MaxHostFlows)
 	}
 	last := MaxHostFlows + 999
-	if !h.Admits(between(t, guest, dom0, 6, ports(tcp(0x12), uint16(last>>16+1), uint16(last)), nil), time.Minute) {
+	if !admits(h, between(t, guest, dom0, 6, ports(tcp(0x12), uint16(last>>16+1), uint16(last)), nil), time.Minute) {
 		t.Error("the flow that was opened last is gone")
 	}
-	if h.Admits(between(t, guest, dom0, 6, ports(tcp(0x12), 1, 0), nil), time.Minute) {
+	if admits(h, between(t, guest, dom0, 6, ports(tcp(0x12), 1, 0), nil), time.Minute) {
 		t.Error("the oldest flow is still there")
 	}
+}
+
+// A guest that sends more first fragments than it may loses its own, and nothing of dom0's with others.
+func TestHostFragmentsBound(t *testing.T) {
+	h := NewHostFlows()
+	one, two := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11")
+	h.Opened(between(t, dom0, one, 17, ports(udp(0), 4000, 53), nil), time.Minute)
+	h.Opened(between(t, dom0, two, 17, ports(udp(0), 4000, 53), nil), time.Minute)
+	piece := func(src netip.Addr, id int, field uint16) *Packet {
+		return between(t, src, dom0, 17, ports(udp(8), 53, 4000), func(ip []byte) {
+			binary.BigEndian.PutUint16(ip[4:], uint16(id))
+			binary.BigEndian.PutUint16(ip[6:], field)
+		})
+	}
+	if !admits(h, piece(two, 7, 0x2000), time.Minute) {
+		t.Fatal("a first fragment is not admitted")
+	}
+	for i := range MaxHostFlows + 1 {
+		if !admits(h, piece(one, i, 0x2000), time.Minute+time.Duration(i)) {
+			t.Fatal("a first fragment is not admitted")
+		}
+	}
+	if h.Len() != 2 || admits(h, piece(one, 0, 2), 2*time.Minute-hostFragIdle) || !admits(h, piece(one, MaxHostFlows, 2), time.Minute) {
+		t.Errorf("%d flows; the oldest fragment stays, or the latest went", h.Len())
+	}
+	if !admits(h, piece(two, 7, 2), time.Minute) || admits(h, piece(two, 7, 2), 2*time.Minute) {
+		t.Error("the other guest's datagram went, or stayed too long")
+	}
+}
+
+var testGuests = map[netip.Addr]*Guest{
+	netip.MustParseAddr("192.0.2.10"): {Name: "one"},
+	netip.MustParseAddr("192.0.2.11"): {Name: "two"},
+}
+
+// admits asks for a packet of the guest whose address it has.
+func admits(h *HostFlows, p *Packet, now time.Duration) bool {
+	from := testGuests[p.Src]
+	return h.Admits(p, from, func(a netip.Addr) bool { return testGuests[a] == from }, now)
 }
 
 // The table and an obvious search agree about whose an address is.

@@ -401,6 +401,9 @@ func (p *Packet) checkOffload() Reason {
 	}
 	switch p.GSOType &^ GSOECN {
 	case GSONone:
+		if p.GSOType != GSONone {
+			return Malformed
+		}
 		return None
 	case GSOTCPv4, GSOTCPv6:
 		if p.Proto != ProtoTCP || (p.GSOType&^GSOECN == GSOTCPv4) != p.IsIPv4() {
@@ -413,7 +416,15 @@ func (p *Packet) checkOffload() Reason {
 	default:
 		return Malformed
 	}
-	if p.L4 == 0 || p.Fragment || p.GSOSize == 0 || p.Flags&NeedsCsum == 0 || int(p.CsumStart) != p.L4 {
+	if p.L4 == 0 || p.Fragment || p.GSOSize == 0 {
+		return Malformed
+	}
+	if p.Flags&NeedsCsum == 0 {
+		// A NIC with LRO says so: it has checked the segments that it has put together.
+		if p.Flags&DataValid == 0 || p.Proto != ProtoTCP {
+			return Malformed
+		}
+	} else if int(p.CsumStart) != p.L4 {
 		return Malformed
 	}
 	return None

@@ -292,6 +292,7 @@ func TestSegmentLen(t *testing.T) {
 		"IPv6 type":               {Flags: NeedsCsum, GSOType: GSOTCPv6, GSOSize: 1448, CsumStart: 34, CsumOffset: 16},
 		"UDP type":                {Flags: NeedsCsum, GSOType: GSOUDPL4, GSOSize: 1448, CsumStart: 34, CsumOffset: 16},
 		"UFO":                     {Flags: NeedsCsum, GSOType: GSOUDP, GSOSize: 1448, CsumStart: 34, CsumOffset: 16},
+		"ECN of nothing":          {GSOType: GSOECN},
 		"no size":                 {Flags: NeedsCsum, GSOType: GSOTCPv4, CsumStart: 34, CsumOffset: 16},
 		"whole checksum":          {GSOType: GSOTCPv4, GSOSize: 1448},
 		"checksum beyond frame":   {Flags: NeedsCsum, CsumStart: 34, CsumOffset: 60000},

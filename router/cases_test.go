@@ -72,8 +72,8 @@ func newSim(t testing.TB, cfg *config.Config, k stack.Kernel) *sim {
 	}
 	o := Options{Config: cfg, Bindings: b, Guests: s.links[stack.Guests], Uplink: s.links[stack.UplinkSide], Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		ReadKernel: func() (stack.Kernel, error) { return s.kernel, nil },
-		Watch:      func(ctx context.Context, changed func()) error { <-ctx.Done(); return nil },
-		RouterMAC:  RouterMAC(cfg, eth0MAC), Clock: s.clock}
+		Watch:      func(ctx context.Context, changed func() error) error { <-ctx.Done(); return nil },
+		RouterMAC:  RouterMAC(cfg, eth0MAC), GuestMTU: GuestMTU(cfg, k), Clock: s.clock}
 	if cfg.Host != nil {
 		o.Host = s.links[stack.Host]
 	}

@@ -87,11 +87,16 @@ func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	switch {
 	case w.side == stack.UplinkSide:
 		w.drop(nil, policy.KernelHeld)
-	case w.side == stack.Host || w.links[stack.Host] == nil || !w.hostFlows.Admits(p, w.now()):
+	case w.side == stack.Host || w.links[stack.Host] == nil || !w.admitsHost(p, from):
 		w.drop(from, policy.HostPolicy)
 	default:
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
 	}
+}
+
+// admitsHost tells whether a guest's packet to dom0 answers what dom0 has opened.
+func (w *worker) admitsHost(p *policy.Packet, from *policy.Guest) bool {
+	return w.hostFlows.Admits(p, from, func(a netip.Addr) bool { return w.world.ByAddr(a) == from }, w.now())
 }
 
 // local is what the router itself is sent: it answers echo, and nothing else. What more there is for an address that it
@@ -102,7 +107,7 @@ func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	switch {
 	case held && w.side != stack.Guests:
 		w.drop(from, policy.KernelHeld)
-	case held && (!echo || p.L4 == 0 && w.hostFlows.Admits(p, w.now())):
+	case held && (!echo || p.L4 == 0 && w.admitsHost(p, from)):
 		w.toHost(f, p, from)
 	case !echo:
 		w.drop(from, policy.RouterLocal)
@@ -153,14 +158,16 @@ func (w *worker) send(f *stack.Frame, p *policy.Packet, from *policy.Guest, h ho
 		w.out[h.side] = append(w.out[h.side], f)
 		return
 	}
+	var parts []*stack.Frame
 	for _, s := range stack.Segment(f, p) {
-		parts := stack.Fragment(s, h.mtu)
-		if parts == nil {
+		pieces := stack.Fragment(s, h.mtu)
+		if pieces == nil { // all or nothing
 			w.dropBetween(from, h.guest, policy.TooBig)
 			return
 		}
-		w.out[h.side] = append(w.out[h.side], parts...)
+		parts = append(parts, pieces...)
 	}
+	w.out[h.side] = append(w.out[h.side], parts...)
 }
 
 // decrement takes one from TTL or hop limit, and gives the IPv4 header checksum what that makes (RFC 1141), which is never
@@ -189,12 +196,14 @@ func (r *Router) transmit(side stack.Side, f *stack.Frame) {
 	dst, ok := destination(f)
 	link := r.links[side]
 	if !ok || link == nil || wd == nil {
+		r.count(nil, policy.Internal, nil)
 		return
 	}
 	mac, src := policy.MAC{}, wd.RouterMAC
 	switch side {
 	case stack.Guests:
 		if mac, ok = wd.guestMAC(dst); !ok {
+			r.count(nil, policy.UnboundDst, nil)
 			return
 		}
 	case stack.UplinkSide:
@@ -247,4 +256,5 @@ func etherType(a netip.Addr) uint16 {
 	return policy.EtherIPv6
 }
 
-func (r *Router) now() time.Duration { return time.Since(r.started) }
+// now is the monotonic time since the router was made.
+func (r *Router) now() time.Duration { return r.Clock.NowMonotonic().Sub(r.epoch) }

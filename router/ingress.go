@@ -69,7 +69,9 @@ func (w *worker) handle(f *stack.Frame) {
 	defer func() {
 		if v := recover(); v != nil {
 			w.drop(nil, policy.Internal)
-			w.log.Error("a defect was met and the packet dropped; please report it", "panic", v, "stack", string(debug.Stack()))
+			w.defects.Do(func() {
+				w.log.Error("a defect was met and the packet dropped; please report it", "panic", v, "stack", string(debug.Stack()))
+			})
 		}
 	}()
 	p := &w.pkt
@@ -79,6 +81,13 @@ func (w *worker) handle(f *stack.Frame) {
 		reason = policy.VLAN
 	case f.Truncated && reason == policy.None:
 		reason = policy.Malformed
+	}
+	if reason == policy.None && f.GSOType != policy.GSONone && f.Flags&policy.NeedsCsum == 0 {
+		if w.side == stack.UplinkSide {
+			stack.MakePartial(f, p)
+		} else {
+			reason = policy.Malformed // no NIC is behind it
+		}
 	}
 	switch w.side {
 	case stack.Guests:
@@ -133,6 +142,7 @@ func (w *worker) fromUplink(f *stack.Frame, p *policy.Packet, reason policy.Reas
 	if reason == policy.None {
 		reason = w.world.FromUplink(p)
 	}
+
 	if reason == policy.OtherHost || reason == policy.Multicast {
 		return // the link's business, of which an interface that receives all multicast gets a copy
 	}

@@ -12,33 +12,50 @@ import (
 )
 
 const (
-	maxNeighbours = 256 // on-link hosts on the uplink, besides gateways
-	maxPending    = 16  // packets that wait for one neighbour
-	idleTicks     = 60  // seconds after which an on-link host is forgotten
-	retryAfter    = time.Second
+	maxNeighbours = 256         // on-link hosts on the uplink, besides gateways
+	idleTicks     = 60          // seconds after which an on-link host is forgotten
+	retryAfter    = time.Second // between two questions for a neighbour that did not answer
+	checkEvery    = time.Second // between two checks of a neighbour that somebody else claims to be
+
+	// What of one guest waits for neighbours at a time, all of them together.
+	maxWaitingPackets = 64
+	maxWaitingBytes   = 128 << 10
 )
 
 // neighbours are the next hops on the uplink. Their MACs come from netstack, which asks and checks; here is what a worker
 // needs a packet at a time. Safe for concurrent use.
+//
+// Any station on the uplink can say that it is the gateway. Nobody is believed against a neighbour that is there: a claim makes the
+// router ask the known MAC itself, and only when that stays silent does it ask everyone, and takes who answers.
 type neighbours struct {
 	r  *Router
 	mu sync.RWMutex
 	m  map[netip.Addr]*neighbour
 
+	waiting sync.Mutex
+	shares  []share // of the guests, by ID; the last is the router's own
+
 	ask chan netip.Addr // to resolve; what does not fit is asked for at the next packet
 }
 
+type share struct{ packets, bytes int }
+
 type neighbour struct {
 	addr    netip.Addr
-	gateway bool
+	owner   *policy.Guest // on whose behalf it is here; nil for the router's own
+	gateway atomic.Bool
 	bits    atomic.Uint64 // the MAC, 0 while unknown
 	used    atomic.Bool   // since the last tick
-	doubts  atomic.Int32  // since the last tick: the first is looked into at once, the others together at the tick
+	asking  atomic.Bool   // everyone was asked: who answers is believed
 
-	mu       sync.Mutex
-	pending  []pendingFrame
-	failedAt time.Duration // 0: not failed
-	idle     int
+	mu        sync.Mutex
+	pending   []pendingFrame
+	failedAt  time.Duration // 0: not failed
+	idle      int
+	checkedAt time.Duration // when the known MAC was asked last, 0: never
+	checking  bool          // and has not answered
+	doubted   bool          // a claim came that is yet to be looked into
+	removed   bool          // a worker may hold it still
 }
 
 type pendingFrame struct {
@@ -47,8 +64,8 @@ type pendingFrame struct {
 	own   bool // the router's, which takes nothing from its TTL
 }
 
-func newNeighbours(r *Router) *neighbours {
-	return &neighbours{r: r, m: map[netip.Addr]*neighbour{}, ask: make(chan netip.Addr, maxNeighbours)}
+func newNeighbours(r *Router, guests int) *neighbours {
+	return &neighbours{r: r, m: map[netip.Addr]*neighbour{}, shares: make([]share, guests+1), ask: make(chan netip.Addr, maxNeighbours)}
 }
 
 // mac is the neighbour's MAC, if it is known.
@@ -68,8 +85,8 @@ func bits(m policy.MAC) uint64 {
 	return b
 }
 
-// get finds a neighbour or makes it. It is nil where a guest asks for more new ones than its share, or the table is full
-// of ones in use.
+// get finds a neighbour or makes it. It is nil where a guest asks for more new ones than its share, or the table is full of
+// those of guests that have fewer.
 func (s *neighbours) get(a netip.Addr, gateway bool, from *policy.Guest) *neighbour {
 	if n := s.lookup(a); n != nil {
 		return n
@@ -82,23 +99,48 @@ func (s *neighbours) get(a netip.Addr, gateway bool, from *policy.Guest) *neighb
 	if n := s.m[a]; n != nil {
 		return n
 	}
-	if !gateway && len(s.m) >= maxNeighbours && !s.evict() {
+	if !gateway && len(s.m) >= maxNeighbours && !s.evict(from) {
 		return nil
 	}
-	n := &neighbour{addr: a, gateway: gateway}
+	n := &neighbour{addr: a, owner: from}
+	n.gateway.Store(gateway)
 	s.m[a] = n
 	return n
 }
 
-// evict makes room at the cost of a host that nobody has used since the last tick.
-func (s *neighbours) evict() bool {
-	for a, n := range s.m {
-		if !n.gateway && !n.used.Load() {
-			delete(s.m, a)
+// evict makes room for a neighbour of a guest's: at the cost of a host that nobody has used since the last tick, or else of the guest
+// that has most. s.mu is held.
+func (s *neighbours) evict(from *policy.Guest) bool {
+	count := map[*policy.Guest]int{}
+	var most *neighbour
+	for _, n := range s.m {
+		if n.gateway.Load() {
+			continue
+		}
+		if !n.used.Load() {
+			s.remove(n)
 			return true
 		}
+		if count[n.owner]++; most == nil || count[n.owner] > count[most.owner] {
+			most = n
+		}
 	}
-	return false
+	if most == nil || count[most.owner] <= count[from] {
+		return false
+	}
+	s.remove(most)
+	return true
+}
+
+// remove forgets a neighbour; what waited for it is lost. s.mu is held.
+func (s *neighbours) remove(n *neighbour) {
+	delete(s.m, n.addr)
+	n.mu.Lock()
+	n.removed = true
+	n.mu.Unlock()
+	for _, f := range s.release(n, 0) {
+		s.r.count(f.from, policy.NoNeighbour, nil)
+	}
 }
 
 // lookup finds a neighbour, or nil.
@@ -108,24 +150,9 @@ func (s *neighbours) lookup(a netip.Addr) *neighbour {
 	return s.m[a]
 }
 
-// tracks tells whether an address is a next hop, so that answers from it are of interest.
-func (s *neighbours) tracks(a netip.Addr) bool { return s.lookup(a) != nil }
-
 // wait keeps a packet until its neighbour is known, and has it asked for.
 func (s *neighbours) wait(n *neighbour, f pendingFrame) {
-	n.mu.Lock()
-	reason := policy.None
-	switch {
-	case n.failedAt != 0 && s.r.now()-n.failedAt < retryAfter:
-		reason = policy.NoNeighbour
-	case len(n.pending) >= maxPending:
-		reason = policy.QueueFull
-	default:
-		n.failedAt = 0
-		n.pending = append(n.pending, f)
-	}
-	n.mu.Unlock()
-	if reason != policy.None {
+	if reason := s.enqueue(n, f); reason != policy.None {
 		s.r.count(f.from, reason, nil)
 		return
 	}
@@ -135,23 +162,139 @@ func (s *neighbours) wait(n *neighbour, f pendingFrame) {
 	}
 }
 
-// doubt is called with a MAC that a neighbour is said to have, unasked. Nobody is believed: if it differs, netstack asks
-// the neighbour itself, while packets go on to the old MAC.
-func (s *neighbours) doubt(a netip.Addr, m policy.MAC) {
+func (s *neighbours) enqueue(n *neighbour, f pendingFrame) policy.Reason {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.removed || n.failedAt != 0 && s.r.now()-n.failedAt < retryAfter {
+		return policy.NoNeighbour
+	}
+	if !s.account(f, 1) {
+		return policy.QueueFull
+	}
+	n.failedAt = 0
+	n.pending = append(n.pending, f)
+	return policy.None
+}
+
+// account adds a packet to what waits of its guest, or takes it away; false where it has no more room.
+func (s *neighbours) account(f pendingFrame, sign int) bool {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	sh := &s.shares[len(s.shares)-1]
+	if f.from != nil {
+		sh = &s.shares[f.from.ID]
+	}
+	size := len(f.frame.Bytes())
+	if sign > 0 && (sh.packets >= maxWaitingPackets || sh.bytes+size > maxWaitingBytes) {
+		return false
+	}
+	sh.packets += sign
+	sh.bytes += sign * size
+	return true
+}
+
+// release takes out what waits for a neighbour; failedAt is when it was found not to answer, 0 for not.
+func (s *neighbours) release(n *neighbour, failedAt time.Duration) []pendingFrame {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pending := n.pending
+	n.pending, n.failedAt = nil, failedAt
+	for _, f := range pending {
+		s.account(f, -1)
+	}
+	return pending
+}
+
+// answered takes a station's answer to a question of ours. It tells whether netstack is to have it; an answer that contradicts
+// what is known is a claim like any other.
+func (s *neighbours) answered(a netip.Addr, m policy.MAC) bool {
+	n := s.lookup(a)
+	if n == nil {
+		return false
+	}
+	known := n.bits.Load()
+	switch {
+	case known == bits(m):
+		n.mu.Lock()
+		n.checking = false
+		n.mu.Unlock()
+		return true
+	case known == 0, n.asking.Load():
+		return true
+	}
+	s.claimed(a, m)
+	return false
+}
+
+// claimed is called with a MAC that a neighbour is said to have. If it is another one, the known one is asked, at most once a second
+// whoever says what, while packets go on to it.
+func (s *neighbours) claimed(a netip.Addr, m policy.MAC) {
 	n := s.lookup(a)
 	if n == nil {
 		return
 	}
-	if known := n.bits.Load(); known == 0 || known == bits(m) {
+	known := n.bits.Load()
+	if known == 0 || known == bits(m) || n.asking.Load() {
 		return
 	}
-	if n.doubts.Add(1) == 1 {
-		s.askAnew(s.r.netstack.Load(), n)
+	n.mu.Lock()
+	check := n.checkedAt == 0 || s.r.now()-n.checkedAt >= checkEvery && !n.checking
+	if check {
+		n.startCheck(s.r.now())
+	} else {
+		n.doubted = true
+	}
+	n.mu.Unlock()
+	if check {
+		s.check(n)
 	}
 }
 
-// askAnew makes netstack ask for a neighbour whatever it believes to know.
+func (n *neighbour) startCheck(now time.Duration) {
+	n.checkedAt, n.checking, n.doubted = max(now, 1), true, false
+}
+
+// check asks the known MAC whether it still has the address (RFC 4861 7.3.1; RFC 1122 2.3.2.1 for ARP).
+func (s *neighbours) check(n *neighbour) {
+	mac, ok := n.mac()
+	if !ok {
+		return
+	}
+	wd := s.r.current.Load()
+	f := stack.BuildARP(1, mac, wd.UplinkMAC, wd.address4, policy.MAC{}, n.addr)
+	if n.addr.Is6() {
+		f = stack.BuildNS(mac, wd.UplinkMAC, wd.UplinkLL, n.addr, n.addr)
+	} else if !wd.address4.IsValid() {
+		return
+	}
+	s.r.links[stack.UplinkSide].Write([]*stack.Frame{f})
+}
+
+// followUp is what a tick makes of doubts: one that is still open is looked into, and a neighbour that did not answer its check is
+// asked for anew.
+func (s *neighbours) followUp(ns *stack.Netstack, n *neighbour) {
+	now := s.r.now()
+	n.mu.Lock()
+	due := n.checkedAt != 0 && now-n.checkedAt >= checkEvery
+	silent := due && n.checking
+	check := due && !silent && n.doubted
+	switch {
+	case silent:
+		n.checking, n.doubted = false, false
+	case check:
+		n.startCheck(now)
+	}
+	n.mu.Unlock()
+	if silent {
+		s.askAnew(ns, n)
+	} else if check {
+		s.check(n)
+	}
+}
+
+// askAnew makes netstack ask everyone for a neighbour, whatever it believes to know.
 func (s *neighbours) askAnew(ns *stack.Netstack, n *neighbour) {
+	n.asking.Store(true)
 	ns.Forget(n.addr)
 	ns.Resolve(n.addr)
 }
@@ -177,13 +320,13 @@ func (s *neighbours) all() []*neighbour {
 // keep makes the gateways of a world known from the start, so that the first packet does not wait.
 func (s *neighbours) keep(gateways map[netip.Addr]bool) {
 	for a := range gateways {
-		s.get(a, true, nil).gateway = true
+		s.get(a, true, nil).gateway.Store(true)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for a, n := range s.m {
-		if n.gateway && !gateways[a] {
-			delete(s.m, a)
+		if n.gateway.Load() && !gateways[a] {
+			s.remove(n)
 		}
 	}
 }
@@ -210,17 +353,15 @@ func (s *neighbours) run(ctx context.Context) error {
 
 func (s *neighbours) tick(ns *stack.Netstack) {
 	for _, n := range s.all() {
-		if n.doubts.Swap(0) > 1 {
-			s.askAnew(ns, n)
-		}
-		if n.used.Swap(false) || n.gateway {
+		s.followUp(ns, n)
+		if n.used.Swap(false) || n.gateway.Load() {
 			n.idle = 0
 			if mac, ok := ns.Resolve(n.addr); ok {
 				s.event(stack.NeighbourEvent{Addr: n.addr, MAC: mac})
 			}
 		} else if n.idle++; n.idle >= idleTicks {
 			s.mu.Lock()
-			delete(s.m, n.addr)
+			s.remove(n)
 			s.mu.Unlock()
 		}
 	}
@@ -233,13 +374,12 @@ func (s *neighbours) event(e stack.NeighbourEvent) {
 		return
 	}
 	n.bits.Store(bits(e.MAC))
-	n.mu.Lock()
-	pending := n.pending
-	n.pending, n.failedAt = nil, 0
+	n.asking.Store(false)
+	failedAt := time.Duration(0)
 	if e.MAC.IsZero() {
-		n.failedAt = s.r.now()
+		failedAt = max(s.r.now(), 1)
 	}
-	n.mu.Unlock()
+	pending := s.release(n, failedAt)
 	if len(pending) == 0 {
 		return
 	}
@@ -254,11 +394,13 @@ func (s *neighbours) event(e stack.NeighbourEvent) {
 // resume goes on with a packet that has waited.
 func (w *worker) resume(f pendingFrame, mac policy.MAC) {
 	if f.own {
-		if !mac.IsZero() {
-			dst, _ := destination(f.frame)
-			f.frame.SetEthernet(mac, w.world.UplinkMAC, etherType(dst))
-			w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], f.frame)
+		if mac.IsZero() {
+			w.count(nil, policy.NoNeighbour, nil)
+			return
 		}
+		dst, _ := destination(f.frame)
+		f.frame.SetEthernet(mac, w.world.UplinkMAC, etherType(dst))
+		w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], f.frame)
 		return
 	}
 	p := &w.pkt

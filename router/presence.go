@@ -12,24 +12,28 @@ import (
 	"udrouter/stack"
 )
 
+// Bounds of what is remembered of one guest, so that one with a whole prefix cannot fill the memory of others.
 const (
-	maxPresent  = 65536 // addresses remembered, of all guests
-	maxWaiting  = 4     // solicitations that wait for one guest's answer
-	maxAwaited  = 1024  // addresses that are being probed at a time
-	announceFor = 3     // RFC 4861 10: MAX_NEIGHBOR_ADVERTISEMENT, a second apart
+	maxPresent  = 1024 // addresses that have shown themselves
+	maxAwaited  = 64   // addresses that are being probed at a time
+	maxWaiting  = 4    // solicitations that wait for one of them
+	announceFor = 3    // RFC 4861 10: MAX_NEIGHBOR_ADVERTISEMENT, a second apart
 )
 
 // presence knows which guests have shown themselves. Memory is bounded; safe for concurrent use.
 type presence struct {
-	r    *Router
-	seen []atomic.Bool  // by guest: a frame has come since its vif appeared
-	left []atomic.Int32 // by guest: announcements still to be sent
-	wake chan struct{}
+	r      *Router
+	guests []guestPresence // by ID
+	wake   chan struct{}
+	renew  chan struct{} // the router needs another link-local address on the uplink
+}
 
-	renew chan struct{} // the router needs another link-local address on the uplink
+type guestPresence struct {
+	seen atomic.Bool  // a frame has come since its vif appeared
+	left atomic.Int32 // announcements still to be sent
 
 	mu      sync.Mutex
-	last    map[netip.Addr]time.Duration // when an address last answered
+	until   map[netip.Addr]time.Duration // how long an address that has shown itself counts as present
 	waiting map[netip.Addr]*awaited
 }
 
@@ -39,20 +43,19 @@ type awaited struct {
 }
 
 func newPresence(r *Router, guests int) *presence {
-	return &presence{r: r, seen: make([]atomic.Bool, guests), left: make([]atomic.Int32, guests), wake: make(chan struct{}, 1), renew: make(chan struct{}, 1),
-		last: map[netip.Addr]time.Duration{}, waiting: map[netip.Addr]*awaited{}}
+	return &presence{r: r, guests: make([]guestPresence, guests), wake: make(chan struct{}, 1), renew: make(chan struct{}, 1)}
 }
 
 // appeared notes that a guest has sent something; the first time it is announced.
 func (w *worker) appeared(g *policy.Guest) {
-	if !w.presence.seen[g.ID].Load() && !w.presence.seen[g.ID].Swap(true) {
+	if s := &w.presence.guests[g.ID]; !s.seen.Load() && !s.seen.Swap(true) {
 		w.presence.announce(g)
 	}
 }
 
 // announce makes the task tell the upstream about a guest.
 func (s *presence) announce(g *policy.Guest) {
-	s.left[g.ID].Store(announceFor)
+	s.guests[g.ID].left.Store(announceFor)
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -62,7 +65,7 @@ func (s *presence) announce(g *policy.Guest) {
 // announceAll does so for all guests that are there, after the uplink came up or changed its MAC.
 func (s *presence) announceAll(b *policy.Bindings) {
 	for _, g := range b.Guests {
-		if s.seen[g.ID].Load() {
+		if s.guests[g.ID].seen.Load() {
 			s.announce(g)
 		}
 	}
@@ -70,61 +73,94 @@ func (s *presence) announceAll(b *policy.Bindings) {
 
 // vanished forgets a guest whose vif is gone, so that it is announced when it returns.
 func (s *presence) vanished(g *policy.Guest) {
-	s.seen[g.ID].Store(false)
-	s.left[g.ID].Store(0)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range g.Addrs {
-		delete(s.last, p.Addr())
-	}
+	p := &s.guests[g.ID]
+	p.seen.Store(false)
+	p.left.Store(0)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.until = nil
 }
 
 // present notes that a guest has shown an address that is its own, and releases the answers that waited for it.
 func (w *worker) present(g *policy.Guest, a netip.Addr) {
-	if n := w.world.Network(a); n == nil || w.world.config[n].Proxy.Answer != config.AnswerLearned || w.world.ByAddr(a) != g {
+	n := w.world.Network(a)
+	if n == nil || w.world.config[n].Proxy.Answer != config.AnswerLearned || w.world.ByAddr(a) != g {
 		return
 	}
-	w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], w.presence.learn(a)...)
+	waiting := w.presence.guests[g.ID].learn(a, w.now(), w.world.config[n].Proxy.TTL)
+	w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], waiting...)
 }
 
-func (s *presence) learn(a netip.Addr) []*stack.Frame {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.last[a]; ok || len(s.last) < maxPresent {
-		s.last[a] = s.r.now()
+func (p *guestPresence) learn(a netip.Addr, now, ttl time.Duration) []*stack.Frame {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until == nil {
+		p.until = map[netip.Addr]time.Duration{}
 	}
-	waiting := s.waiting[a]
+	if _, ok := p.until[a]; !ok && len(p.until) >= maxPresent {
+		p.forgetOne(now)
+	}
+	p.until[a] = now + ttl
+	waiting := p.waiting[a]
 	if waiting == nil {
 		return nil
 	}
-	delete(s.waiting, a)
+	delete(p.waiting, a)
 	return waiting.replies
 }
 
-// answers tells whether a guest's address has answered within the network's TTL. If not, the reply is kept for when it does.
-func (s *presence) answers(g *policy.Guest, n *config.Network, a netip.Addr, reply *stack.Frame) bool {
-	now := s.r.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if at, ok := s.last[a]; ok {
-		if now-at < n.Proxy.TTL {
+// forgetOne makes room: what is over goes, or else any one of this guest's.
+func (p *guestPresence) forgetOne(now time.Duration) {
+	for a, until := range p.until {
+		if until <= now {
+			delete(p.until, a)
+		}
+	}
+	for a := range p.until {
+		if len(p.until) < maxPresent {
+			return
+		}
+		delete(p.until, a)
+	}
+}
+
+// answers tells whether a guest's address has shown itself within the network's TTL. If not, the reply is kept for when it does.
+func (p *guestPresence) answers(n *config.Network, a netip.Addr, reply *stack.Frame, now time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until, ok := p.until[a]; ok {
+		if now < until {
 			return true
 		}
-		delete(s.last, a)
+		delete(p.until, a)
 	}
-	waiting := s.waiting[a]
+	waiting := p.waiting[a]
 	if waiting == nil {
-		if len(s.waiting) >= maxAwaited {
+		if len(p.waiting) >= maxAwaited {
 			return false
 		}
+		if p.waiting == nil {
+			p.waiting = map[netip.Addr]*awaited{}
+		}
 		waiting = new(awaited)
-		s.waiting[a] = waiting
+		p.waiting[a] = waiting
 	}
 	waiting.until = now + n.Proxy.Timeout
 	if len(waiting.replies) < maxWaiting {
 		waiting.replies = append(waiting.replies, reply)
 	}
 	return false
+}
+
+// expire forgets what has waited too long.
+func (p *guestPresence) expire(now time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for a, w := range p.waiting {
+		if w.until <= now {
+			delete(p.waiting, a)
+		}
+	}
 }
 
 // probe asks a guest whether it is there, as its gateway would.
@@ -135,7 +171,8 @@ func (s *presence) probe(wd *world, g *policy.Guest, a netip.Addr) *stack.Frame 
 	return stack.BuildARP(1, g.MAC, wd.RouterMAC, wd.Network(a).Gateway, policy.MAC{}, a)
 }
 
-// run announces guests and forgets what waited too long.
+// run announces guests and forgets what waited too long. It also sees to it that a netstack in which a timer met a defect is made
+// anew: netstack's own users may hang in it.
 func (s *presence) run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -146,29 +183,22 @@ func (s *presence) run(ctx context.Context) error {
 			return nil
 		case <-s.wake:
 		case <-s.renew:
-			s.r.update()
+			_ = s.r.update() // the kernel watch repeats what fails
 			s.r.detectDuplicate()
 		case <-tick.C:
 			timer = true
-			s.expire()
+			s.r.rebuildNetstack()
 		}
 		wd := s.r.current.Load()
 		for _, g := range wd.Guests {
+			p := &s.guests[g.ID]
+			if timer {
+				p.expire(s.r.now())
+			}
 			// A guest that has just appeared is announced at once, and then by the clock.
-			if left := s.left[g.ID].Load(); left > 0 && (timer || left == announceFor) && s.left[g.ID].CompareAndSwap(left, left-1) {
+			if left := p.left.Load(); left > 0 && (timer || left == announceFor) && p.left.CompareAndSwap(left, left-1) {
 				s.r.links[stack.UplinkSide].Write(s.r.announcements(wd, g))
 			}
-		}
-	}
-}
-
-func (s *presence) expire() {
-	now := s.r.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for a, w := range s.waiting {
-		if w.until <= now {
-			delete(s.waiting, a)
 		}
 	}
 }

@@ -96,13 +96,13 @@ func (wd *world) linkLocalTaken(g *policy.Guest, a netip.Addr) bool {
 
 // uplinkARP answers the provider's side for addresses of proxied networks, and lets netstack have the answers it waits for.
 func (w *worker) uplinkARP(p *policy.Packet) {
-	if w.neighbours.tracks(p.ARP.SPA) {
-		if p.ARP.Op == 2 && p.DstMAC == w.world.UplinkMAC && p.ARP.TPA == w.world.address4 {
+	if p.ARP.Op == 2 && p.DstMAC == w.world.UplinkMAC && p.ARP.TPA == w.world.address4 {
+		if w.neighbours.answered(p.ARP.SPA, p.ARP.SHA) {
 			w.toNetstack(p)
-		} else {
-			w.neighbours.doubt(p.ARP.SPA, p.ARP.SHA)
 		}
+		return
 	}
+	w.neighbours.claimed(p.ARP.SPA, p.ARP.SHA)
 	if p.ARP.Op != 1 || p.ARP.SPA == p.ARP.TPA {
 		return
 	}
@@ -110,8 +110,8 @@ func (w *worker) uplinkARP(p *policy.Packet) {
 	if network == nil {
 		return
 	}
-	if !w.limits.uplinkAnswer() {
-		w.drop(nil, policy.NDLimit)
+	if !w.limits.uplinkAnswer(g) {
+		w.drop(g, policy.NDLimit)
 		return
 	}
 	reply := stack.BuildARP(2, p.ARP.SHA, w.world.UplinkMAC, p.ARP.TPA, p.ARP.SHA, p.ARP.SPA)
@@ -134,24 +134,23 @@ func (w *worker) uplinkNA(p *policy.Packet) {
 		w.duplicate(p.SrcMAC)
 		return
 	}
-	if !w.neighbours.tracks(p.ND.Target) {
-		return
+	mac := p.SrcMAC // an answer to a unicast question may leave the option out (RFC 4861 4.4)
+	if p.ND.HasTarget {
+		mac = p.ND.TargetLL
 	}
 	if p.ND.Flags&policy.NASolicited != 0 && p.DstMAC == w.world.UplinkMAC && p.Dst == w.world.UplinkLL {
-		w.toNetstack(p)
+		if w.neighbours.answered(p.ND.Target, mac) {
+			w.toNetstack(p)
+		}
 	} else if p.ND.HasTarget {
-		w.neighbours.doubt(p.ND.Target, p.ND.TargetLL)
+		w.neighbours.claimed(p.ND.Target, mac)
 	}
 }
 
 func (w *worker) uplinkNS(p *policy.Packet) {
 	wd := w.world
-	if p.ND.HasSource && p.ND.SourceLL.IsGroup() {
-		w.drop(nil, policy.NDSpoof)
-		return
-	}
-	if p.ND.HasSource && w.neighbours.tracks(p.Src) {
-		w.neighbours.doubt(p.Src, p.ND.SourceLL)
+	if p.ND.HasSource {
+		w.neighbours.claimed(p.Src, p.ND.SourceLL)
 	}
 	target := p.ND.Target
 	var flags uint8
@@ -169,8 +168,8 @@ func (w *worker) uplinkNS(p *policy.Packet) {
 			from = target
 		}
 	}
-	if !w.limits.uplinkAnswer() {
-		w.drop(nil, policy.NDLimit)
+	if !w.limits.uplinkAnswer(g) {
+		w.drop(g, policy.NDLimit)
 		return
 	}
 	to, mac := p.Src, p.SrcMAC
@@ -223,7 +222,7 @@ func (w *worker) answersUplink(a netip.Addr) (*policy.Guest, *config.Network) {
 
 // answerWhenPresent sends an answer on the uplink, at once or when the guest has shown that it is there.
 func (w *worker) answerWhenPresent(g *policy.Guest, n *config.Network, a netip.Addr, reply *stack.Frame) {
-	if g == nil || n.Proxy.Answer == config.AnswerBound || w.presence.answers(g, n, a, reply) {
+	if g == nil || n.Proxy.Answer == config.AnswerBound || w.presence.guests[g.ID].answers(n, a, reply, w.now()) {
 		w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], reply)
 		return
 	}

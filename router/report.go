@@ -16,28 +16,27 @@ const (
 	echoPerSecond       = 1000 // echo requests to the router
 	neighbourPerSecond  = 200  // answers to ARP and NS
 	newNextHopPerSecond = 20   // hosts on the uplink's own link
-	answersPerSecond    = 2000 // to the uplink, for bound addresses
+	answersPerSecond    = 200  // to the uplink, for the guest's addresses
 )
 
 // limits are token buckets, one set a guest; the last is for what no guest is behind.
 type limits struct {
-	sets    []limitSet
-	uplink  limitSet // errors toward the uplink, for all guests: by destination guest below
-	answers *rate.Limiter
+	sets   []limitSet
+	nobody limitSet
 }
 
 type limitSet struct {
-	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops *rate.Limiter
+	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops, answers *rate.Limiter
 }
 
 func newLimitSet() limitSet {
 	bucket := func(n int) *rate.Limiter { return rate.NewLimiter(rate.Limit(n), n) }
 	return limitSet{errors: bucket(errorsPerSecond), errorsToGuest: bucket(errorsPerSecond), tooBig: bucket(tooBigPerSecond),
-		tooBigToGuest: bucket(tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond)}
+		tooBigToGuest: bucket(tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond), answers: bucket(answersPerSecond)}
 }
 
 func newLimits(guests int) *limits {
-	l := &limits{sets: make([]limitSet, guests), uplink: newLimitSet(), answers: rate.NewLimiter(answersPerSecond, answersPerSecond)}
+	l := &limits{sets: make([]limitSet, guests), nobody: newLimitSet()}
 	for i := range l.sets {
 		l.sets[i] = newLimitSet()
 	}
@@ -46,7 +45,7 @@ func newLimits(guests int) *limits {
 
 func (l *limits) of(g *policy.Guest) *limitSet {
 	if g == nil {
-		return &l.uplink
+		return &l.nobody
 	}
 	return &l.sets[g.ID]
 }
@@ -56,7 +55,7 @@ func (l *limits) echo(g *policy.Guest, side stack.Side) bool {
 }
 func (l *limits) neighbour(g *policy.Guest) bool    { return l.of(g).neighbours.Allow() }
 func (l *limits) newNeighbour(g *policy.Guest) bool { return l.of(g).nextHops.Allow() }
-func (l *limits) uplinkAnswer() bool                { return l.answers.Allow() }
+func (l *limits) uplinkAnswer(g *policy.Guest) bool { return l.of(g).answers.Allow() }
 
 // report tells a packet's sender what became of it, where that may be told (RFC 1812 4.3.2.7, RFC 4443 2.4(e)) and the
 // guest concerned has not used up its share: the sender, or else the destination.

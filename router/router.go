@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"udrouter/config"
@@ -38,9 +39,10 @@ type Options struct {
 
 	// ReadKernel and Watch are stack.ReadKernel and stack.WatchKernel, or a test's.
 	ReadKernel func() (stack.Kernel, error)
-	Watch      func(context.Context, func()) error
+	Watch      func(context.Context, func() error) error
 
 	RouterMAC policy.MAC
+	GuestMTU  int         // of the TAP, the bridge and the host TUN, in bytes
 	Clock     tcpip.Clock // netstack's
 }
 
@@ -50,6 +52,7 @@ type Router struct {
 	log     *slog.Logger
 	links   [stack.Host + 1]stack.Link
 	started time.Time
+	epoch   tcpip.MonotonicTime
 
 	current    atomic.Pointer[world]
 	netstack   atomic.Pointer[stack.Netstack]
@@ -65,17 +68,19 @@ type Router struct {
 	limits     *limits
 	drops      [policy.Reasons]atomic.Uint64
 	dropLog    dropLog
+	defects    rate.Sometimes // how often a defect is described
 }
 
 // New makes a router that is ready to run. It errs where the kernel cannot be read.
 func New(o Options) (*Router, error) {
-	r := &Router{Options: o, log: o.Log, started: time.Now(), rebuilt: make(chan struct{}, 1),
+	r := &Router{Options: o, log: o.Log, started: time.Now(), rebuilt: make(chan struct{}, 1), defects: rate.Sometimes{Interval: logEvery},
 		linkLocals: policy.NewLinkLocals(), hostFlows: policy.NewHostFlows(), limits: newLimits(len(o.Bindings.Guests))}
 	r.links = [...]stack.Link{stack.Guests: o.Guests, stack.UplinkSide: o.Uplink, stack.Host: o.Host}
 	if o.Clock == nil {
 		r.Clock = tcpip.NewStdClock()
 	}
-	r.neighbours = newNeighbours(r)
+	r.epoch = r.Clock.NowMonotonic()
+	r.neighbours = newNeighbours(r, len(o.Bindings.Guests))
 	r.presence = newPresence(r, len(o.Bindings.Guests))
 	ns, err := stack.NewNetstack(r.Clock, r.transmit)
 	if err != nil {
@@ -146,15 +151,15 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	return err
 }
 
-// update looks at the kernel again.
-func (r *Router) update() {
+// update looks at the kernel again. After an error it wants to be called once more.
+func (r *Router) update() error {
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	k, err := r.ReadKernel()
 	if missing := (*stack.MissingUplinkError)(nil); errors.As(err, &missing) {
 		old := r.current.Load().kernel
 		if old.Uplink.Index == 0 {
-			return
+			return nil
 		}
 		r.log.Warn("the uplink is gone; waiting for it to come back", "uplink", missing.Name)
 		old.Uplink.Index, old.Uplink.Up = 0, false
@@ -164,14 +169,15 @@ func (r *Router) update() {
 		err = r.apply(k)
 	}
 	if err != nil {
-		r.log.Error("what dom0's kernel changed could not be followed; the router goes on with what it knew", "error", err)
+		r.log.Error("what dom0's kernel changed could not be followed yet; the router goes on with what it knew", "error", err)
 	}
+	return err
 }
 
 // apply makes a new world, and tells everything that has to know.
 func (r *Router) apply(k stack.Kernel) error {
 	old := r.current.Load()
-	w := newWorld(r.Config, r.Bindings, r.linkLocals, r.RouterMAC, int(r.duplicates.Load()), k)
+	w := newWorld(r.Config, r.Bindings, r.linkLocals, r.RouterMAC, r.GuestMTU, int(r.duplicates.Load()), k)
 	if old != nil && old.same(w) {
 		return nil
 	}
@@ -216,6 +222,11 @@ func (r *Router) rebuildNetstack() {
 		return
 	}
 	defer r.rebuilding.Unlock()
+	if r.netstack.Load().Panics.Load() == 0 {
+		return
+	}
+	r.updating.Lock() // so that the new one gets the addresses that are right when it is put in
+	defer r.updating.Unlock()
 	old := r.netstack.Load()
 	if old.Panics.Load() == 0 {
 		return

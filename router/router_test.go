@@ -136,7 +136,7 @@ func TestNextHopResolution(t *testing.T) {
 // A gateway that does not answer costs a bounded number of packets, whose sender is told once the router has given up.
 func TestNextHopUnreachable(t *testing.T) {
 	s := seed(t)
-	for range maxPending + 5 {
+	for range maxWaitingPackets + 5 {
 		s.send(stack.Guests, upstream(s, false))
 	}
 	s.settle()
@@ -146,20 +146,21 @@ func TestNextHopUnreachable(t *testing.T) {
 	s.links[stack.Guests].Take()
 	s.clock.Advance(10 * time.Second)
 	s.settle()
-	if n := s.counts()[policy.NoNeighbour]; n != maxPending {
-		t.Errorf("%d packets counted as no-neighbour, want %d", n, maxPending)
+	if n := s.counts()[policy.NoNeighbour]; n != maxWaitingPackets {
+		t.Errorf("%d packets counted as no-neighbour, want %d", n, maxWaitingPackets)
 	}
 	told := s.frames(stack.Guests)
-	if len(told) != maxPending || told[0].ICMPType != 3 || told[0].ICMPCode != 1 || told[0].Src != cases.Router4 {
+	if len(told) != maxWaitingPackets || told[0].ICMPType != 3 || told[0].ICMPCode != 1 || told[0].Src != cases.Router4 {
 		t.Errorf("told %d times: %+v", len(told), told)
 	}
 	s.send(stack.Guests, upstream(s, false))
-	if n := s.counts()[policy.NoNeighbour]; n != maxPending+1 {
+	if n := s.counts()[policy.NoNeighbour]; n != maxWaitingPackets+1 {
 		t.Errorf("the next packet waits again at once")
 	}
 }
 
-// Nobody is believed who says unasked that a gateway has another MAC: packets go on to the old one while the router asks.
+// Nobody is believed who says that a gateway has another MAC, neither unasked nor in a false answer: the known MAC is asked itself, and
+// keeps its packets as long as it answers. When it is silent everyone is asked, and who answers has the address.
 func TestGatewayMACChange(t *testing.T) {
 	other := policy.MAC{2, 0, 0, 0, 0, 0x98}
 	for _, c := range []struct {
@@ -198,22 +199,58 @@ func TestGatewayMACChange(t *testing.T) {
 
 			s.send(stack.UplinkSide, c.frame(s))
 			s.settle()
-			asked := false
-			for _, p := range s.frames(stack.UplinkSide) {
-				asked = asked || p.EtherType == policy.EtherARP && p.ARP.Op == 1 && p.ARP.TPA == cases.Gateway4 || p.IsND() && p.ICMPType == 135 && p.ND.Target == cases.Gateway6
+			checks := func() (n int) {
+				for _, p := range s.frames(stack.UplinkSide) {
+					asks := p.EtherType == policy.EtherARP && p.ARP.Op == 1 && p.ARP.TPA == cases.Gateway4 || p.IsND() && p.ICMPType == 135 && p.ND.Target == cases.Gateway6
+					if asks && p.DstMAC == gatewayMAC && p.SrcMAC == eth0MAC {
+						n++
+					}
+				}
+				return n
 			}
-			if !asked {
-				t.Error("the router did not ask the gateway itself")
+			goesTo := func(when string, want policy.MAC) {
+				t.Helper()
+				s.links[stack.UplinkSide].Take()
+				s.send(stack.Guests, upstream(s, c.v6))
+				if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].DstMAC != want {
+					t.Errorf("%s sent %+v", when, got)
+				}
 			}
-			s.send(stack.Guests, upstream(s, c.v6))
-			if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].DstMAC != gatewayMAC {
-				t.Errorf("meanwhile sent %+v", got)
+			tick := func() {
+				s.clock.Advance(time.Second)
+				s.neighbours.tick(s.netstack.Load())
+				s.settle()
 			}
+			if n := checks(); n != 1 {
+				t.Errorf("the known MAC was asked %d times", n)
+			}
+			goesTo("after a claim", gatewayMAC)
 			answer(other)
-			s.send(stack.Guests, upstream(s, c.v6))
-			if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].DstMAC != other {
-				t.Errorf("after the answer sent %+v", got)
+			goesTo("after a false answer", gatewayMAC)
+			answer(gatewayMAC)
+			tick()
+			goesTo("a second after its own answer", gatewayMAC)
+			// A flood of claims has it asked once a second, and changes nothing.
+			s.links[stack.UplinkSide].Take()
+			for range 50 {
+				s.send(stack.UplinkSide, c.frame(s))
+				answer(other)
 			}
+			if n := checks(); n > 1 {
+				t.Errorf("a flood of claims has it asked %d times", n)
+			}
+			answer(gatewayMAC)
+			tick()
+			answer(gatewayMAC)
+			goesTo("after a flood of claims", gatewayMAC)
+			// It has moved: nobody answers at the old MAC.
+			tick()
+			s.send(stack.UplinkSide, c.frame(s))
+			goesTo("while the old MAC is asked", gatewayMAC)
+			tick()
+			goesTo("while everyone is asked", gatewayMAC)
+			answer(other)
+			goesTo("after it has moved", other)
 		})
 	}
 }
@@ -249,7 +286,7 @@ func TestLearned(t *testing.T) {
 	for range 100 {
 		s.send(stack.UplinkSide, ns2)
 	}
-	if n := len(s.presence.waiting[cases.Two6].replies); n != maxWaiting {
+	if n := len(s.presence.guests[1].waiting[cases.Two6].replies); n != maxWaiting {
 		t.Errorf("%d answers wait for one guest, want %d", n, maxWaiting)
 	}
 }
@@ -327,8 +364,8 @@ func TestAnnounce(t *testing.T) {
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8))
 	s.links[stack.UplinkSide].Take()
 	wd := s.current.Load()
-	if s.presence.left[0].Load() != announceFor || s.presence.left[1].Load() != 0 {
-		t.Fatalf("guest one has %d announcements to come, guest two %d", s.presence.left[0].Load(), s.presence.left[1].Load())
+	if s.presence.guests[0].left.Load() != announceFor || s.presence.guests[1].left.Load() != 0 {
+		t.Fatalf("guest one has %d announcements to come, guest two %d", s.presence.guests[0].left.Load(), s.presence.guests[1].left.Load())
 	}
 	out := s.announcements(wd, wd.Guests[0])
 	want := cases.NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, eth0MAC, s.net.UplinkLL, cases.AllNodes, cases.One6, eth0MAC, policy.NARouter)
@@ -337,23 +374,23 @@ func TestAnnounce(t *testing.T) {
 	}
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8))
 	// The vif vanishes and returns: it is announced anew.
-	s.presence.left[0].Store(0)
+	s.presence.guests[0].left.Store(0)
 	s.kernel.Up = map[string]bool{"vif2.0": true}
 	s.update()
 	s.kernel.Up = map[string]bool{"vif1.0": true, "vif2.0": true}
 	s.update()
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8))
-	if s.presence.left[0].Load() != announceFor {
+	if s.presence.guests[0].left.Load() != announceFor {
 		t.Error("a guest that came back was not announced")
 	}
 	// The uplink comes up: whoever is there is announced.
-	s.presence.left[0].Store(0)
+	s.presence.guests[0].left.Store(0)
 	for _, up := range []bool{false, true} {
 		s.kernel.Uplink.Up = up
 		s.kernel.Up = map[string]bool{"vif1.0": true, "vif2.0": true, "eth0": up}
 		s.update()
 	}
-	if s.presence.left[0].Load() != announceFor || s.presence.left[1].Load() != 0 {
+	if s.presence.guests[0].left.Load() != announceFor || s.presence.guests[1].left.Load() != 0 {
 		t.Error("after the uplink came up, guest one alone is announced")
 	}
 }

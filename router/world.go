@@ -3,6 +3,7 @@ package router
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -35,23 +36,20 @@ type world struct {
 
 // newWorld compiles what the file says and what the kernel knows. duplicates is how many link-local addresses on the uplink
 // somebody else was found to have.
-func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, routerMAC policy.MAC, duplicates int, k stack.Kernel) *world {
+func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, routerMAC policy.MAC, guestMTU, duplicates int, k stack.Kernel) *world {
 	w := &world{kernel: k, config: map[*policy.Network]*config.Network{}, isolate: cfg.Bridge.Isolate, host: cfg.Host != nil, gatewayFor: map[bool]netip.Addr{}}
 	w.View = policy.View{
 		Bindings: b, RouterMAC: routerMAC, UplinkMAC: k.Uplink.MAC, Subnets: k.Subnets, LinkLocals: ll,
-		Own: map[netip.Addr]bool{linkLocal1: true}, Held: map[netip.Addr]bool{}, Upstream: map[netip.Addr]bool{},
+		Own: map[netip.Addr]bool{linkLocal1: true}, Held: map[netip.Addr]bool{}, Upstream: map[netip.Addr]bool{}, Taken: map[netip.Addr]bool{},
 	}
 	w.UplinkLL = uplinkLinkLocal(k, duplicates)
-	w.guestMTU = GuestMTU(cfg, k)
+	w.guestMTU, w.global6 = guestMTU, k.Global6
 	for i, n := range b.Networks {
 		w.config[n] = &cfg.Networks[i]
 		w.Own[n.Gateway] = true
 	}
 	for _, a := range k.Held {
 		w.Held[a] = true
-		if a.Is6() && !w.global6.IsValid() {
-			w.global6 = a
-		}
 	}
 	for _, a := range k.LL {
 		w.Held[a] = true
@@ -61,8 +59,23 @@ func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, rou
 	if !w.address4.IsValid() {
 		w.address4 = k.Address4(w.gatewayFor[false])
 	}
+	w.take("the router's", w.Own)
+	w.take("dom0's", w.Held)
+	w.take("the provider's router's", w.Upstream)
 	w.warn(cfg, k)
 	return w
+}
+
+// take keeps addresses from the guests to whom they are bound.
+func (w *world) take(whose string, list map[netip.Addr]bool) {
+	for _, a := range slices.SortedFunc(maps.Keys(list), netip.Addr.Compare) {
+		g := w.ByAddr(a)
+		if g == nil || w.Taken[a] {
+			continue
+		}
+		w.Taken[a] = true
+		w.warnings = append(w.warnings, fmt.Sprintf("%s is bound to domu %q, but it is %s: the guest may not use it; give the guest another address or prefix", a, g.Name, whose))
+	}
 }
 
 // addRoutes takes the kernel's routes through the uplink, with the configured gateways in place of its defaults. A gateway
@@ -172,7 +185,8 @@ func (w *world) warn(cfg *config.Config, k stack.Kernel) {
 	}
 }
 
-// GuestMTU is the MTU toward the guests in bytes: the configured one, or the uplink's.
+// GuestMTU is the MTU toward the guests in bytes: the configured one, or the uplink's when the router starts. TAP, bridge and guests
+// do not follow the uplink later on, and neither does this.
 func GuestMTU(cfg *config.Config, k stack.Kernel) int {
 	if cfg.Bridge.MTU != 0 {
 		return cfg.Bridge.MTU

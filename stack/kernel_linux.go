@@ -23,6 +23,7 @@ type Kernel struct {
 	Uplink  Interface
 	Held    []netip.Addr    // addresses of all interfaces, but for loopback (127/8, ::1) and IPv6 link-local ones
 	LL      []netip.Addr    // the kernel's link-local addresses on the uplink
+	Global6 netip.Addr      // a global IPv6 address on the uplink, or zero
 	Subnets []netip.Prefix  // connected IPv4 prefixes of the uplink
 	Routes  []Route         // main table, through the uplink, longest prefix first, then lowest metric
 	Up      map[string]bool // interfaces that exist; true when running
@@ -111,6 +112,9 @@ func (k *Kernel) readAddresses() error {
 			}
 		default:
 			k.Held = append(k.Held, ip)
+			if ip.Is6() && a.LinkIndex == k.Uplink.Index && !k.Global6.IsValid() {
+				k.Global6 = ip
+			}
 			if ip.Is4() && a.LinkIndex == k.Uplink.Index {
 				k.Subnets = append(k.Subnets, netip.PrefixFrom(ip, ones).Masked())
 			}
@@ -230,10 +234,11 @@ func ForwardingWarnings() []string {
 }
 
 // WatchKernel calls changed once at the beginning and whenever an interface, an address or a route may have changed, until
-// ctx ends. Several changes in a moment make one call. A lost message costs nothing, as all is read anew.
-func WatchKernel(ctx context.Context, changed func()) error {
-	// A burst, such as a routing daemon's, costs at most ten readings a second.
-	const pace = 100 * time.Millisecond
+// ctx ends. Several changes in a moment make one call. A lost message costs nothing, as all is read anew; after an error it is
+// called again.
+func WatchKernel(ctx context.Context, changed func() error) error {
+	// A burst, such as a routing daemon's, costs at most ten readings a second; one that failed is soon repeated.
+	const pace, retry = 100 * time.Millisecond, time.Second
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
@@ -256,16 +261,21 @@ func WatchKernel(ctx context.Context, changed func()) error {
 	}()
 	defer func() { <-done }()
 	defer s.Close()
-	changed()
+	err = changed()
 	for {
+		var again <-chan time.Time
+		if err != nil {
+			again = time.After(retry)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-done:
 			return errors.New("receiving from netlink ended")
 		case <-events:
-			changed()
+		case <-again:
 		}
+		err = changed()
 		select {
 		case <-ctx.Done():
 			return nil

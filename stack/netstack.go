@@ -183,8 +183,11 @@ func (n *Netstack) Resolve(a netip.Addr) (policy.MAC, bool) {
 	var known policy.MAC
 	err := n.stack.GetLinkAddress(tcpip.NICID(Resolver), address(a), tcpip.Address{}, protocol(a), func(r gstack.LinkResolutionResult) {
 		var mac policy.MAC
-		if r.Err == nil {
+		switch r.Err.(type) {
+		case nil:
 			copy(mac[:], r.LinkAddress)
+		case *tcpip.ErrAborted:
+			return // Forget: what is known stays until the question that follows is answered
 		}
 		known = mac
 		n.notify(NeighbourEvent{a, mac})

@@ -26,6 +26,15 @@ func CompleteChecksum(f *Frame) {
 	binary.BigEndian.PutUint16(b[at:], sum)
 }
 
+// MakePartial turns a super-packet that a NIC has put together by itself (LRO), whose segments' checksums it has checked
+// (DataValid), into one with a partial checksum, as every kernel's own are: only so can it be split again.
+func MakePartial(f *Frame, p *policy.Packet) {
+	at := p.L4 + 16
+	f.Flags, f.CsumStart, f.CsumOffset = policy.NeedsCsum, uint16(p.L4), 16
+	p.Offload = f.Offload
+	binary.BigEndian.PutUint16(p.Frame[at:], policy.FoldChecksum(policy.PseudoSum(p.Src, p.Dst, p.Proto, len(p.Frame)-p.L4)))
+}
+
 // Segment splits a GSO frame into frames that carry at most GSOSize bytes of payload each, with complete checksums, as
 // the kernel's tcp_gso_segment and __udp_gso_segment do: IPv4 identification counts up, sequence numbers go on, FIN and PSH stay
 // with the last segment, CWR with the first. The packet p was parsed from f. A frame that is no GSO frame comes back alone.

@@ -26,9 +26,10 @@ type Uplink struct {
 	Stats
 	name    string
 	wait    *waiter
-	reading sync.Mutex
-	fd      int
-	gone    atomic.Bool // the interface is missing: bind again
+	reading sync.Mutex   // held by Read, so that Close does not close a descriptor under it
+	using   sync.RWMutex // held for reading by all else that uses fd, for writing by Close
+	fd      int          // -1 after Close
+	gone    atomic.Bool  // the interface is missing: bind again
 
 	mac     atomic.Uint64
 	Foreign atomic.Uint64 // frames with another source MAC that were kept off the uplink
@@ -89,6 +90,11 @@ func (u *Uplink) SetFilter(filter Filter) error {
 	raw, err := bpf.Assemble(filter.program())
 	if err != nil {
 		return fmt.Errorf("assembling the filter: %w", err)
+	}
+	u.using.RLock()
+	defer u.using.RUnlock()
+	if u.fd < 0 {
+		return ErrClosed
 	}
 	prog := make([]unix.SockFilter, len(raw))
 	for i, r := range raw {
@@ -221,6 +227,12 @@ func (u *Uplink) receive(batch []*Frame) (int, error) {
 
 // Write implements Link.
 func (u *Uplink) Write(batch []*Frame) {
+	u.using.RLock()
+	defer u.using.RUnlock()
+	if u.fd < 0 {
+		u.drop(policy.LinkDown, len(batch))
+		return
+	}
 	m := u.tx.Get().(*mmsgs)
 	defer u.tx.Put(m)
 	mac := u.mac.Load()
@@ -273,7 +285,11 @@ func (u *Uplink) Close() error {
 	}
 	u.reading.Lock()
 	defer u.reading.Unlock()
-	return unix.Close(u.fd)
+	u.using.Lock()
+	defer u.using.Unlock()
+	fd := u.fd
+	u.fd = -1 // the number may be another's at once
+	return unix.Close(fd)
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }

@@ -85,6 +85,7 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC),
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel}
 	mtu := router.GuestMTU(cfg, kernel)
+	o.GuestMTU = mtu
 	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu)
 	if err != nil {
 		return err

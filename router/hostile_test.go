@@ -1,0 +1,362 @@
+package router
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"udrouter/integration/cases"
+	"udrouter/policy"
+	"udrouter/stack"
+	"udrouter/stack/stacktest"
+)
+
+// solicit is the provider's router asking for an address.
+func solicit(a netip.Addr) []byte {
+	to := policy.SolicitedNode(a)
+	return cases.NS(policy.MulticastMAC(to), gatewayMAC, cases.Gateway6, to, a, gatewayMAC)
+}
+
+// superFrame is 64 KiB of TCP from guest one, as a guest's kernel hands them over.
+func superFrame(s *sim, dst netip.Addr) *stack.Frame {
+	b := cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, dst, 65000)
+	ip := b[14:]
+	ip[9], ip[6] = policy.ProtoTCP, 0x40
+	clear(ip[20:40])
+	ip[32], ip[33] = 0x50, 0x10
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^policy.FoldChecksum(policy.Sum(ip[:20], 0)))
+	return stacktest.Frame(b, policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOTCPv4, GSOSize: 1400, HdrLen: 54, CsumStart: 34, CsumOffset: 16})
+}
+
+// What a link-layer option or an ARP packet of the uplink says cannot be nobody, a group or this host.
+func TestImpossibleMACsFromUplink(t *testing.T) {
+	for _, mac := range []policy.MAC{{}, {1, 0, 0x5e, 0, 0, 1}, eth0MAC} {
+		s := seed(t)
+		s.learn()
+		s.send(stack.UplinkSide,
+			cases.ARP(eth0MAC, gatewayMAC, 2, mac, cases.Gateway4, eth0MAC, cases.Dom04),
+			cases.NS(eth0MAC, gatewayMAC, cases.Gateway6, s.net.UplinkLL, s.net.UplinkLL, orGroup(mac)))
+		c := s.counts()
+		if c[policy.ARPSpoof] != 1 || c[policy.NDSpoof] != 1 && !mac.IsZero() {
+			t.Errorf("%v: counted %v", mac, c)
+		}
+		for _, v6 := range []bool{false, true} {
+			s.links[stack.UplinkSide].Take()
+			s.send(stack.Guests, upstream(s, v6))
+			for _, p := range s.frames(stack.UplinkSide) {
+				if p.Proto == policy.ProtoUDP && p.DstMAC != gatewayMAC {
+					t.Errorf("%v: packets go to %v", mac, p.DstMAC)
+				}
+			}
+		}
+	}
+}
+
+// orGroup is mac, or where it is zero, which the maker of frames takes for no option, a group's.
+func orGroup(mac policy.MAC) policy.MAC {
+	if mac.IsZero() {
+		return policy.MAC{1}
+	}
+	return mac
+}
+
+// One guest's packets to hosts that do not answer take neither the memory nor the places of the others.
+func TestNextHopShares(t *testing.T) {
+	k := seedKernel()
+	k.Routes = append(k.Routes, stack.Route{Prefix: netip.MustParsePrefix("203.0.112.0/22")})
+	s := newSim(t, parseConfig(t, strings.Replace(seedFile, "PROXY", "", 1)), k)
+	host := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, byte(112 + i>>8), byte(i)}) }
+	one, two := s.Bindings.Guests[0], s.Bindings.Guests[1]
+	// The gateway is not known either: one's super-packets for it do not keep two's from waiting.
+	for range 100 {
+		s.newWorker(stack.Guests).batch([]*stack.Frame{superFrame(s, cases.X4)})
+	}
+	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC2, cases.Two4, cases.X4, 8))
+	if n := two.Counters.Drops[policy.QueueFull].Load(); n != 0 || one.Counters.Drops[policy.QueueFull].Load() == 0 {
+		t.Errorf("two lost %d packets, one %d", n, one.Counters.Drops[policy.QueueFull].Load())
+	}
+	if sh := s.neighbours.shares[one.ID]; sh.bytes > maxWaitingBytes || sh.packets > maxWaitingPackets {
+		t.Errorf("%+v wait of one guest", sh)
+	}
+	s.learn()
+	if sh := s.neighbours.shares; sh[one.ID] != (share{}) || sh[two.ID] != (share{}) {
+		t.Errorf("%+v wait after the gateway has answered", sh)
+	}
+	// All places are one's, and in use.
+	for i := range maxNeighbours {
+		s.neighbours.mu.Lock()
+		n := &neighbour{addr: host(i + 1), owner: one}
+		s.neighbours.m[n.addr] = n
+		s.neighbours.mu.Unlock()
+		n.used.Store(true)
+		s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: one})
+	}
+	lost := one.Counters.Drops[policy.NoNeighbour].Load()
+	if s.neighbours.get(host(900), false, two) == nil {
+		t.Error("two finds no place for a next hop, with one having all")
+	}
+	waited := 0
+	for _, n := range s.neighbours.all() {
+		waited += len(n.pending)
+	}
+	if n := one.Counters.Drops[policy.NoNeighbour].Load() - lost; int(n)+waited != maxWaitingPackets {
+		t.Errorf("%d packets wait and %d were counted when their neighbour went, of %d", waited, n, maxWaitingPackets)
+	}
+	// The next packet for the one that went is not lost in it.
+	gone := &neighbour{addr: host(901), removed: true}
+	if r := s.neighbours.enqueue(gone, pendingFrame{frame: stack.NewFrame(100), from: two}); r != policy.NoNeighbour {
+		t.Errorf("a packet waits for a neighbour that was forgotten: %v", r)
+	}
+}
+
+// Solicitations for one guest, as many as anyone likes, leave those for another answered.
+func TestAnswerShares(t *testing.T) {
+	s := seed(t)
+	for range 3 * answersPerSecond {
+		s.send(stack.UplinkSide, solicit(cases.Two6))
+	}
+	s.links[stack.UplinkSide].Take()
+	s.send(stack.UplinkSide, solicit(cases.One6))
+	if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].ND.Target != cases.One6 {
+		t.Errorf("answered %+v; %v", got, s.counts())
+	}
+	if s.Bindings.Guests[1].Counters.Drops[policy.NDLimit].Load() == 0 {
+		t.Error("no limit was met: this test shows nothing")
+	}
+}
+
+const prefixFile = `
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+}
+bridge "xenbr0" {}
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+}
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+  proxy {
+    answer = "learned"
+  }
+}
+domu "one" {
+  vif  = "vif1.0"
+  mac  = "00:16:3e:00:00:01"
+  ipv4 = ["192.0.2.10"]
+  ipv6 = ["2001:db8:3:2:1::10"]
+}
+domu "two" {
+  vif  = "vif2.0"
+  mac  = "00:16:3e:00:00:02"
+  ipv4 = ["192.0.2.11"]
+  ipv6 = ["2001:db8:3:2:2::/80"]
+}
+host {}
+`
+
+// A guest with a whole prefix shows more addresses than it may, and has more of them asked for than may wait: the other guest is
+// learned and answered for all the same. When its vif is gone, none of its addresses is answered for.
+func TestLearnedShares(t *testing.T) {
+	s := newSim(t, parseConfig(t, prefixFile), seedKernel())
+	in := func(i int) netip.Addr {
+		return netip.AddrFrom16([16]byte{0x20, 1, 0x0d, 0xb8, 0, 3, 0, 2, 0, 2, 0, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)})
+	}
+	s.newWorker(stack.Guests).appearedAll()
+	for i := range 2 * maxPresent {
+		s.send(stack.Guests, cases.NA(s.RouterMAC, cases.MAC2, in(i), cases.LL1, in(i), cases.MAC2, policy.NAOverride))
+	}
+	two := &s.presence.guests[1]
+	if n := len(two.until); n != maxPresent {
+		t.Errorf("%d addresses of a guest are remembered, want %d", n, maxPresent)
+	}
+	for i := range 2 * maxAwaited {
+		two.answers(s.current.Load().config[s.Bindings.Networks[1]], in(0x10000+i), stack.NewFrame(60), s.now())
+	}
+	if n := len(two.waiting); n != maxAwaited {
+		t.Errorf("%d addresses of a guest are awaited, want %d", n, maxAwaited)
+	}
+	s.send(stack.UplinkSide, solicit(cases.One6))
+	s.send(stack.Guests, cases.NA(s.RouterMAC, cases.MAC1, cases.One6, cases.LL1, cases.One6, cases.MAC1, policy.NASolicited|policy.NAOverride))
+	if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].ND.Target != cases.One6 {
+		t.Errorf("one is there, and is not answered for: %+v", got)
+	}
+	last := in(2*maxPresent - 1)
+	s.send(stack.UplinkSide, solicit(last))
+	if got := s.frames(stack.UplinkSide); len(got) != 1 {
+		t.Errorf("the address that two showed last is not answered for: %+v", got)
+	}
+	s.kernel.Up = map[string]bool{"vif1.0": true}
+	if err := s.update(); err != nil {
+		t.Fatal(err)
+	}
+	s.send(stack.UplinkSide, solicit(last))
+	if got := s.frames(stack.UplinkSide); len(got) != 0 {
+		t.Errorf("answered for a guest whose vif is gone: %+v", got)
+	}
+}
+
+// A guest's prefix covers addresses that dom0 and the provider's router turn out to have: they stay theirs, and the log says so.
+func TestPrefixCoversOthers(t *testing.T) {
+	k := seedKernel()
+	dom0, gw := netip.MustParseAddr("2001:db8:3:2:2::5"), netip.MustParseAddr("2001:db8:3:2:2::6")
+	k.Held = append(k.Held, dom0)
+	k.Routes = []stack.Route{{Prefix: netip.MustParsePrefix("::/0"), Gateway: gw}}
+	s := newSim(t, parseConfig(t, prefixFile), k)
+	s.learn()
+	for _, a := range []netip.Addr{dom0, gw} {
+		s.send(stack.Guests,
+			cases.UDP(s.RouterMAC, cases.MAC2, a, cases.X6, 8),
+			cases.UDP(s.RouterMAC, cases.MAC2, a, cases.One6, 8),
+			cases.NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, cases.MAC2, policy.EUI64(cases.MAC2), cases.AllNodes, a, cases.MAC2, policy.NAOverride))
+		for _, side := range []stack.Side{stack.Guests, stack.UplinkSide} {
+			for _, p := range s.frames(side) {
+				if p.Src == a {
+					t.Errorf("guest two sent from %v", a)
+				}
+			}
+		}
+	}
+	if c := s.counts(); c[policy.MartianSrc] != 4 || c[policy.NDSpoof] != 2 {
+		t.Errorf("counted %v", c)
+	}
+	if all := fmt.Sprint(s.current.Load().warnings); !strings.Contains(all, dom0.String()) || !strings.Contains(all, gw.String()) {
+		t.Errorf("warned of %v", all)
+	}
+	// What else is in the prefix is the guest's.
+	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC2, netip.MustParseAddr("2001:db8:3:2:2::7"), cases.One6, 8))
+	if got := s.frames(stack.Guests); len(got) != 1 {
+		t.Errorf("sent %+v", got)
+	}
+}
+
+// The devices toward guests have the MTU that they were set up with, whatever becomes of the uplink's.
+func TestGuestMTUStays(t *testing.T) {
+	s := seed(t)
+	s.learn()
+	s.kernel.Uplink.MTU = 9000
+	if err := s.update(); err != nil {
+		t.Fatal(err)
+	}
+	s.send(stack.UplinkSide, cases.UDP(eth0MAC, gatewayMAC, cases.X4, cases.One4, 4000, cases.DF))
+	if got := s.frames(stack.Guests); len(got) != 0 {
+		t.Errorf("%d bytes go to a bridge of 1500", got[0].L3Len())
+	}
+	got := s.frames(stack.UplinkSide)
+	if len(got) != 1 || got[0].ICMPType != 3 || got[0].ICMPCode != 4 || binary.BigEndian.Uint16(got[0].Frame[got[0].L4+6:]) != 1500 {
+		t.Errorf("told %+v", got)
+	}
+}
+
+// The kernel's changes are taken while neighbours are looked after: for the race detector.
+func TestUpdateWhileTicking(t *testing.T) {
+	s := seed(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 200 {
+			s.kernel.Up = map[string]bool{fmt.Sprint(i): true}
+			if err := s.update(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		default:
+			s.neighbours.tick(s.netstack.Load())
+		}
+	}
+}
+
+// A kernel that could not be read is read again; until then the router goes on with what it knew.
+func TestUpdateFails(t *testing.T) {
+	s := seed(t)
+	good := s.ReadKernel
+	s.ReadKernel = func() (stack.Kernel, error) { return stack.Kernel{}, errors.New("no buffer space") }
+	if s.update() == nil {
+		t.Error("the watch is not told to try again")
+	}
+	if s.current.Load().UplinkMAC != eth0MAC {
+		t.Error("what was known is gone")
+	}
+	s.ReadKernel = good
+	if err := s.update(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The router's link-local address on the uplink is there alone, and that of the guests' side is not on the uplink.
+func TestLinkLocalsAreOfTheirLink(t *testing.T) {
+	s := seed(t)
+	s.newWorker(stack.Guests).appearedAll()
+	s.send(stack.Guests, cases.Echo(s.RouterMAC, cases.MAC1, policy.EUI64(cases.MAC1), s.net.UplinkLL, false, 8))
+	s.send(stack.Guests, cases.Echo(s.RouterMAC, cases.MAC1, cases.One6, s.net.UplinkLL, false, 8))
+	s.send(stack.UplinkSide, cases.Echo(eth0MAC, gatewayMAC, netip.MustParseAddr("fe80::99"), cases.LL1, false, 8))
+	if n := len(s.frames(stack.Guests)) + len(s.frames(stack.UplinkSide)); n != 0 || s.counts()[policy.LinkLocal] != 3 {
+		t.Errorf("%d answers, counted %v", n, s.counts())
+	}
+}
+
+// A NIC with LRO says that it has checked the segments which it has put together; they go on, and are split again on the way to a
+// smaller link. A guest has no NIC.
+func TestLRO(t *testing.T) {
+	k := seedKernel()
+	s := newSim(t, parseConfig(t, strings.NewReplacer("PROXY", "", `bridge "xenbr0" {}`, `bridge "xenbr0" { mtu = 1400 }`).Replace(seedFile)), k)
+	lro := policy.Offload{Flags: policy.DataValid, GSOType: policy.GSOTCPv4, GSOSize: 1360}
+	f := superFrame(s, cases.X4)
+	b := f.Bytes()
+	copy(b[26:], cases.X4.AsSlice())
+	copy(b[30:], cases.One4.AsSlice())
+	copy(b, eth0MAC[:])
+	copy(b[6:], gatewayMAC[:])
+	b[24], b[25] = 0, 0
+	binary.BigEndian.PutUint16(b[24:], ^policy.FoldChecksum(policy.Sum(b[14:34], 0)))
+	f.Offload = lro
+	var p policy.Packet
+	if r := p.Parse(b, lro); r != policy.None {
+		t.Fatal(r)
+	}
+	s.newWorker(stack.UplinkSide).batch([]*stack.Frame{f})
+	got := s.links[stack.Guests].Take()
+	if len(got) != 1 || got[0].Flags != policy.NeedsCsum || got[0].GSOSize != 1360 || got[0].CsumStart != 34 || got[0].CsumOffset != 16 {
+		t.Fatalf("sent %+v; %v", got, s.counts())
+	}
+	out := stacktest.Frame(got[0].Frame, got[0].Offload)
+	if r := p.Parse(out.Bytes(), out.Offload); r != policy.None {
+		t.Fatal(r)
+	}
+	for _, seg := range stack.Segment(out, &p) {
+		l4 := seg.Bytes()[34:]
+		if policy.FoldChecksum(policy.Sum(l4, policy.PseudoSum(p.Src, p.Dst, policy.ProtoTCP, len(l4)))) != 0xffff {
+			t.Fatal("a segment has a wrong checksum")
+		}
+	}
+	guest := superFrame(s, cases.X4)
+	guest.Offload = lro
+	s.newWorker(stack.Guests).batch([]*stack.Frame{guest})
+	if s.counts()[policy.Malformed] != 1 {
+		t.Errorf("a guest's counted %v", s.counts())
+	}
+}
+
+// What waited for a neighbour that was silent for a minute is counted when the neighbour goes.
+func TestIdleNeighbourGoes(t *testing.T) {
+	s := seed(t)
+	n := s.neighbours.get(netip.MustParseAddr("192.0.1.7"), false, nil)
+	n.idle = idleTicks - 1
+	s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: s.Bindings.Guests[0]})
+	s.neighbours.tick(s.netstack.Load())
+	if s.neighbours.lookup(n.addr) != nil || s.counts()[policy.NoNeighbour] != 1 {
+		t.Errorf("still there: %v, counted %v", s.neighbours.lookup(n.addr) != nil, s.counts())
+	}
+}
