@@ -32,11 +32,19 @@ func (r *Router) serveControl(ctx context.Context) error {
 	return nil
 }
 
-// ListenControl opens the control socket, 0660. One that a killed run has left behind is replaced; one that is in use is
+// ListenControl opens the control socket, 0660. The directory is made where it is missing, 0750, and is the group's as the socket is.
+// One that a killed run has left behind is replaced; one that is in use is
 // an error.
 func ListenControl(c config.Control) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(c.Socket), 0o750); err != nil {
+	dir := filepath.Dir(c.Socket)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("making the control socket's directory: %w", err)
+	}
+	// One that anybody may pass is somebody else's, such as /run.
+	if fi, err := os.Stat(dir); err == nil && fi.Mode().Perm()&0o001 == 0 {
+		if err := chgrp(dir, c.Group); err != nil {
+			return nil, err
+		}
 	}
 	if conn, err := net.Dial("unix", c.Socket); err == nil {
 		conn.Close()

@@ -506,6 +506,51 @@ func TestErrorLimits(t *testing.T) {
 	if n := len(s.frames(stack.Guests)); n != 1 {
 		t.Errorf("the other guest got %d errors, want 1", n)
 	}
+	// So are those toward the uplink, by the guest that the packets were for.
+	s.learn()
+	for range 10 * errorsPerSecond {
+		s.send(stack.UplinkSide, cases.UDP(eth0MAC, gatewayMAC, cases.X4, cases.One4, 8, cases.TTL(1)))
+	}
+	if n := len(s.frames(stack.UplinkSide)); n < errorsPerSecond || n > 2*errorsPerSecond {
+		t.Errorf("%d errors toward the uplink for a flood, the share is %d a second", n, errorsPerSecond)
+	}
+	s.send(stack.UplinkSide, cases.UDP(eth0MAC, gatewayMAC, cases.X4, cases.Two4, 8, cases.TTL(1)))
+	if n := len(s.frames(stack.UplinkSide)); n != 1 {
+		t.Errorf("%d errors about a packet for the other guest, want 1", n)
+	}
+}
+
+// After the uplink was down nothing is taken for granted: the gateways are asked for anew, and packets go on to the MACs that were known.
+func TestFlapRefreshes(t *testing.T) {
+	s := seed(t)
+	s.newWorker(stack.Guests).appearedAll()
+	s.send(stack.Guests, upstream(s, false), upstream(s, true))
+	s.settle()
+	s.send(stack.UplinkSide, cases.ARP(eth0MAC, gatewayMAC, 2, gatewayMAC, cases.Gateway4, eth0MAC, cases.Dom04),
+		cases.NA(eth0MAC, gatewayMAC, cases.Gateway6, s.net.UplinkLL, cases.Gateway6, gatewayMAC, policy.NASolicited|policy.NAOverride|policy.NARouter))
+	s.settle()
+	for _, up := range []bool{false, true} {
+		s.links[stack.UplinkSide].Take()
+		s.kernel.Uplink.Up = up
+		if err := s.update(); err != nil {
+			t.Fatal(err)
+		}
+		s.settle()
+	}
+	var asked4, asked6 bool
+	for _, p := range s.frames(stack.UplinkSide) {
+		asked4 = asked4 || p.EtherType == policy.EtherARP && p.ARP.TPA == cases.Gateway4 && p.DstMAC == policy.BroadcastMAC
+		asked6 = asked6 || p.IsND() && p.ND.Target == cases.Gateway6 && p.Dst.IsMulticast()
+	}
+	if !asked4 || !asked6 {
+		t.Errorf("the gateways were asked for anew: IPv4 %v, IPv6 %v", asked4, asked6)
+	}
+	for _, v6 := range []bool{false, true} {
+		s.send(stack.Guests, upstream(s, v6))
+		if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].DstMAC != gatewayMAC {
+			t.Errorf("IPv6 %v: meanwhile sent %+v", v6, got)
+		}
+	}
 }
 
 // What dom0 opens is answered, and only that.

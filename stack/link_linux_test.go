@@ -285,6 +285,106 @@ func TestUplinkDeletedAndMadeAgain(t *testing.T) {
 	recv(t, far)
 }
 
+// A link whose queue is full loses what it does not take, counts it, and takes what comes later. A qdisc that lets nothing through makes
+// the kernel say ENOBUFS; a full send buffer, EAGAIN.
+func TestUplinkQueueFull(t *testing.T) {
+	for name, c := range map[string]struct{ limit, sndbuf int }{"ENOBUFS": {3000, 0}, "EAGAIN": {1 << 20, 4096}} {
+		t.Run(name, func(t *testing.T) {
+			enterNS(t)
+			veth(t)
+			u := openUplink(t)
+			if c.sndbuf != 0 {
+				check(t, unix.SetsockoptInt(u.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.sndbuf))
+			}
+			far := packetSocket(t, "far", false)
+			slow := &netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: mustLink(t, "eth0").Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+				Rate: 1000, Buffer: netlink.Xmittime(1000, 2000), Limit: uint32(c.limit)}
+			check(t, netlink.QdiscAdd(slow))
+			const frames = 200
+			batch := NewBatch(frames)
+			for i, f := range batch {
+				f.Set(udp4(farMAC, nearMAC, byte(i), 1000))
+			}
+			u.Write(batch)
+			sent, lost := u.TxPackets.Load(), u.Drops[policy.QueueFull].Load()
+			if sent == 0 || lost == 0 || sent+lost != frames || u.Errors.Load() == 0 {
+				t.Errorf("of %d frames %d were sent and %d counted as queue-full, with %d errors", frames, sent, lost, u.Errors.Load())
+			}
+			check(t, netlink.QdiscDel(slow))
+			batch[0].Set(udp4(farMAC, nearMAC, 250, 6))
+			u.Write(batch[:1])
+			for got := recv(t, far); got[33] != 250; got = recv(t, far) {
+			}
+		})
+	}
+}
+
+func TestDropReasons(t *testing.T) {
+	for err, want := range map[error]policy.Reason{
+		unix.EAGAIN: policy.QueueFull, unix.ENOBUFS: policy.QueueFull, unix.ENOMEM: policy.QueueFull, unix.EMSGSIZE: policy.TooBig, unix.EINVAL: policy.Malformed,
+		unix.ENETDOWN: policy.LinkDown, unix.EIO: policy.LinkDown, unix.ENXIO: policy.LinkDown, unix.ENODEV: policy.LinkDown, unix.EBADFD: policy.LinkDown,
+	} {
+		if got := dropReason(err); got != want {
+			t.Errorf("%v is counted as %v, want %v", err, got, want)
+		}
+	}
+}
+
+// A super-packet of a kind that no virtio_net_hdr expresses costs itself, is counted, and what follows is read. UFO is one: it may
+// be written to a TAP, and not be read by an AF_PACKET socket.
+func TestUplinkInexpressibleGSO(t *testing.T) {
+	enterNS(t)
+	check(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, Mode: netlink.TUNTAP_MODE_TAP}))
+	fd, err := attach("eth0", false)
+	check(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	quiet(t, "eth0")
+	link := mustLink(t, "eth0")
+	check(t, netlink.LinkSetHardwareAddr(link, nearMAC[:]))
+	check(t, netlink.LinkSetUp(link))
+	u := openUplink(t)
+	f := NewFrame(4000)
+	f.Set(udp4(nearMAC, farMAC, 10, 3000))
+	f.Offload = policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOUDP, HdrLen: 42, GSOSize: 1000, CsumStart: 34, CsumOffset: 6}
+	_, err = unix.Write(fd, f.transmit(ethStart))
+	check(t, err)
+	f.Set(udp4(nearMAC, farMAC, 10, 7))
+	_, err = unix.Write(fd, f.transmit(ethStart))
+	check(t, err)
+	if got := read(t, u); len(got) != 1 || len(got[0].Bytes()) != 14+20+8+7 {
+		t.Errorf("read %d frames", len(got))
+	}
+	if u.Errors.Load() != 1 || u.Drops[policy.Malformed].Load() != 1 {
+		t.Errorf("%d errors, %d drops", u.Errors.Load(), u.Drops[policy.Malformed].Load())
+	}
+}
+
+// Nothing is written after Close: the descriptor's number may be another's by then.
+func TestUplinkWriteAfterClose(t *testing.T) {
+	enterNS(t)
+	veth(t)
+	u, err := OpenUplink("eth0", guests)
+	check(t, err)
+	check(t, u.Close())
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
+	check(t, err)
+	f := NewFrame(60)
+	f.Set(udp4(farMAC, nearMAC, 10, 6))
+	u.Write([]*Frame{f})
+	if err := u.SetFilter(guests); !errors.Is(err, ErrClosed) {
+		t.Errorf("setting the filter after Close: %v", err)
+	}
+	for _, fd := range pair {
+		if n, err := unix.Read(fd, make([]byte, 100)); err != unix.EAGAIN {
+			t.Errorf("somebody else's socket got %d bytes, %v", n, err)
+		}
+		unix.Close(fd)
+	}
+	if u.Drops[policy.LinkDown].Load() != 1 {
+		t.Error("the frame was not counted")
+	}
+}
+
 func TestUplinkMissing(t *testing.T) {
 	enterNS(t)
 	if _, err := OpenUplink("eth9", guests); err == nil {

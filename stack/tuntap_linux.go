@@ -37,7 +37,8 @@ type TunTap struct {
 	created bool
 }
 
-// OpenTAP attaches to the TAP of that name, or makes it: persistent, multi-queue. mtu is set on the device; 0 leaves it.
+// OpenTAP attaches to the TAP of that name, or makes it: persistent, multi-queue, with a queue of TxQueueLen and that MTU in bytes (0: the
+// default).
 func OpenTAP(name string, mtu int) (*TunTap, error) { return openTunTap(name, mtu, false) }
 
 // OpenTUN does the same for a TUN, whose packets have no Ethernet header.
@@ -100,9 +101,11 @@ func (t *TunTap) open() error {
 	if err != nil {
 		return fmt.Errorf("attaching to %s %s: %w", kind, t.name, remedy(err))
 	}
-	if err := t.configure(link); err != nil {
-		unix.Close(fd)
-		return fmt.Errorf("setting up %s %s: %w", kind, t.name, err)
+	if created { // the user's own is set up by package dom0, which remembers what it was like
+		if err := t.configure(link); err != nil {
+			unix.Close(fd)
+			return fmt.Errorf("setting up %s %s: %w", kind, t.name, err)
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,11 +164,13 @@ func attach(name string, tun bool) (int, error) {
 	return fd, nil
 }
 
-// configure raises the transmit queue, which at the default of 500 overflows on a burst, and sets the MTU.
+// TxQueueLen is the length of a TAP's or TUN's transmit queue, in packets: the default of 500 or 1000 overflows on a burst.
+const TxQueueLen = 10000
+
+// configure sets queue length and MTU.
 func (t *TunTap) configure(link netlink.Link) error {
-	const txQueueLen = 10000
-	if link.Attrs().TxQLen < txQueueLen {
-		if err := netlink.LinkSetTxQLen(link, txQueueLen); err != nil {
+	if link.Attrs().TxQLen < TxQueueLen {
+		if err := netlink.LinkSetTxQLen(link, TxQueueLen); err != nil {
 			return fmt.Errorf("setting its queue length: %w", err)
 		}
 	}

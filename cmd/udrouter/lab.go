@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +34,15 @@ func labCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("finding this program: %w", err)
 			}
-			ctx, out := c.Context(), c.OutOrStdout()
+			// A terminal that is closed ends it in order as well.
+			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGHUP)
+			defer stop()
+			defer func() {
+				if err != nil && ctx.Err() != nil {
+					err = errors.New("interrupted; the lab is cleaned up")
+				}
+			}()
+			out := c.OutOrStdout()
 			l, err := lab.Build(ctx, cfg, lab.Options{Source: src})
 			if err != nil {
 				return err

@@ -143,7 +143,7 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 
 // dom0Spec is what dom0's kernel is to be like while the router runs.
 func dom0Spec(cfg *config.Config, mac policy.MAC, mtu int, state string, log *slog.Logger) dom0.Spec {
-	s := dom0.Spec{Uplink: cfg.Uplink.Name, Bridge: cfg.Bridge.Name, MTU: mtu, TAP: cfg.Bridge.TAP, RouterMAC: mac, Isolate: cfg.Bridge.Isolate, StateDir: state, Log: log}
+	s := dom0.Spec{Uplink: cfg.Uplink.Name, Bridge: cfg.Bridge.Name, MTU: mtu, TxQueueLen: stack.TxQueueLen, TAP: cfg.Bridge.TAP, RouterMAC: mac, Isolate: cfg.Bridge.Isolate, StateDir: state, Log: log}
 	if cfg.Host != nil {
 		s.HostTUN = cfg.Host.Interface
 	}

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"net/http"
@@ -70,6 +72,9 @@ func ask(ctx context.Context, socket, path string) ([]byte, error) {
 		return nil, err
 	}
 	resp, err := client.Do(req)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("this user may not ask the router on %s: be root, or in the group that control.group names", socket)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("no router answers on %s (is it running? --socket names another one): %w", socket, err)
 	}

@@ -36,6 +36,12 @@ func UplinkNeighbours() []Case {
 		answer("NS for a bound address", "case 42; RFC 4861 7.2.8", Uplink, ns(Gateway6, One6, true), na(Gateway6, One6, r|s)),
 		answer("NS from a link-local address", "case 42", Uplink, ns(gwLL, Two6, true), na(gwLL, Two6, r|s)),
 		answer("NS without a source option", "case 42; field 3", Uplink, ns(Gateway6, One6, false), na(Gateway6, One6, r|s)),
+		answer("NS with another MAC as its source than the frame's", "RFC 4861 7.2.4", Uplink, func(n Net) []byte {
+			to := policy.SolicitedNode(One6)
+			return NS(policy.MulticastMAC(to), n.Gateway, ip("fe80::55"), to, One6, policy.MAC{2, 0, 0, 0, 0, 0x55})
+		}, func(n Net) []byte {
+			return NA(policy.MAC{2, 0, 0, 0, 0, 0x55}, n.Eth0, n.UplinkLL, ip("fe80::55"), One6, n.Eth0, r|s)
+		}),
 		answer("unicast NS, as NUD sends it", "facts N10; field 1", Uplink, func(n Net) []byte { return NS(n.Eth0, n.Gateway, Gateway6, One6, One6, n.Gateway) }, na(Gateway6, One6, r|s)),
 		answer("DAD of somebody for a bound address", "case 42; RFC 4861 7.2.4", Uplink, ns(none, One6, false), func(n Net) []byte {
 			return NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, n.Eth0, n.UplinkLL, AllNodes, One6, n.Eth0, r)
@@ -148,6 +154,12 @@ func Errors() []Case {
 			h := edited(ip4(One4, X4, layers.IPProtocolUDP), TTL(1))
 			h.FragOffset = 8
 			return serialize(eth(d, s, layers.EthernetTypeIPv4), h, pay(24))
+		})),
+		drop("no error about a multicast", "case 68 (c); RFC 1812 4.3.2.7", One, policy.Multicast, one(func(d, s policy.MAC) []byte {
+			return UDP(policy.MAC{1, 0, 0x5e, 1, 1, 1}, s, One4, ip("239.1.1.1"), 8, TTL(1))
+		})),
+		drop("no error about an IPv6 multicast", "case 68 (c); RFC 4443 2.4(e.3)", One, policy.Multicast, one(func(d, s policy.MAC) []byte {
+			return UDP(policy.MAC{0x33, 0x33, 0, 0, 1, 1}, s, One6, ip("ff0e::101"), 8, TTL(1))
 		})),
 		drop("no error to a forged source", "case 68 (f)", One, policy.MartianSrc, one(func(d, s policy.MAC) []byte { return UDP(d, s, ip("127.0.0.1"), X4, 8, TTL(1)) })),
 	}

@@ -76,6 +76,8 @@ func Guards() []Case {
 		drop("to dom0, opened by a guest", "case 71", One, policy.HostPolicy, udp(One4, Dom04)),
 		drop("to dom0's IPv6 address, opened by a guest", "design", One, policy.HostPolicy, udp(One6, Router6)),
 		drop("to itself", "", One, policy.Loop, udp(One4, One4)),
+		{Name: "to another station's MAC", Ref: "facts N6", From: One, Reason: policy.OtherHost, Bridge: true,
+			Frame: func(n Net) []byte { return UDP(Nobody, MAC1, One4, X4, 8) }},
 		silent("to another station's MAC, from the uplink", "facts N6, N16", Uplink, func(n Net) []byte { return UDP(Nobody, n.Gateway, X4, One4, 8) }),
 		silent("a multicast listener report", "RFC 3810", One, fromOne(func(_, s policy.MAC) []byte {
 			return icmp6(policy.MAC{0x33, 0x33, 0, 0, 0, 0x16}, s, hop1(ip6(ip("::"), ip("ff02::16"), layers.IPProtocolICMPv6)), 143, 0, raw(make([]byte, 4)))

@@ -68,6 +68,7 @@ type Case struct {
 	Out       []Out
 	Reason    policy.Reason
 	Kernel    bool // dom0's kernel, where there is one, answers once
+	Bridge    bool // the bridge, where there is one, stops the frame before the router can count it
 }
 
 // serialize makes bytes of layers; lengths and checksums are gopacket's.

@@ -165,6 +165,8 @@ func (p *pass) hostTUN(t *link) {
 	if t.genMode != genModeNone && t.hasIPv6 {
 		p.did("keeping "+t.name+" from making a link-local address", p.rt.setGenMode(t.index, genModeNone))
 	}
+	p.setMTU(t)
+	p.setTxQueueLen(t)
 	for _, a := range p.st.addresses {
 		if a.link == t.index && a.proto == ifaProtoKernelLL {
 			p.did(fmt.Sprintf("removing %s from %s", a.prefix, t.name), p.rt.delAddress(a))

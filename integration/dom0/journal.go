@@ -37,6 +37,7 @@ type device struct {
 	Name       string            `json:"name"`
 	Up         *bool             `json:"up,omitempty"`
 	MTU        *int              `json:"mtu,omitempty"`
+	TxQueueLen *int              `json:"tx_queue_len,omitempty"`
 	MAC        string            `json:"mac,omitempty"` // of a bridge without ports
 	Master     *int              `json:"master,omitempty"`
 	GenMode    *uint8            `json:"addr_gen_mode,omitempty"`

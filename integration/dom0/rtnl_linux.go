@@ -133,6 +133,7 @@ type link struct {
 	kind    string // "bridge", "tun", "veth", ...; "" for hardware
 	mac     policy.MAC
 	mtu     int
+	txqlen  int // packets
 	up      bool
 	master  int // index, 0 for none
 	hasIPv6 bool
@@ -158,6 +159,9 @@ func (r *rtnl) links() ([]*link, error) {
 		copy(l.mac[:], a[unix.IFLA_ADDRESS])
 		if v, ok := a.uint32(unix.IFLA_MTU); ok {
 			l.mtu = int(v)
+		}
+		if v, ok := a.uint32(unix.IFLA_TXQLEN); ok {
+			l.txqlen = int(v)
 		}
 		if v, ok := a.uint32(unix.IFLA_MASTER); ok {
 			l.master = int(v)
@@ -260,6 +264,10 @@ func (r *rtnl) setLinkAttr(index int, a *nl.RtAttr) error {
 
 func (r *rtnl) setMTU(index, mtu int) error {
 	return r.setLinkAttr(index, uint32Attr(unix.IFLA_MTU, uint32(mtu)))
+}
+
+func (r *rtnl) setTxQueueLen(index, n int) error {
+	return r.setLinkAttr(index, uint32Attr(unix.IFLA_TXQLEN, uint32(n)))
 }
 
 func (r *rtnl) setMaster(index, master int) error {

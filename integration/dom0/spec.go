@@ -18,8 +18,10 @@ type Spec struct {
 	// Bridge joins the guests' vifs. It is created when missing, and deleted by Close if it was.
 	Bridge string
 
-	// MTU of the bridge and the TAP in bytes; 0 leaves both.
+	// MTU of the bridge, the TAP and the host TUN in bytes; 0 leaves them.
 	MTU int
+	// TxQueueLen is the least length of TAP's and host TUN's transmit queues, in packets.
+	TxQueueLen int
 
 	// TAP is the router's port, made by package stack before Open; later it may go and come back.
 	TAP string

@@ -301,6 +301,7 @@ func (p *pass) tapPort() {
 		return
 	}
 	p.setMTU(t)
+	p.setTxQueueLen(t)
 	p.noIPv6(t)
 	if !p.st.isPort(t) {
 		p.did("joining "+t.name+" to "+b.name, p.rt.setMaster(t.index, b.index))
@@ -316,6 +317,12 @@ func (p *pass) tapPort() {
 		if _, err := p.rt.noticeCarrier(t.index); err != nil && !gone(err) {
 			p.errs = append(p.errs, fmt.Errorf("looking at the carrier of %s: %w", t.name, err))
 		}
+	}
+}
+
+func (p *pass) setTxQueueLen(l *link) {
+	if n := p.spec.TxQueueLen; l.txqlen < n {
+		p.did(fmt.Sprintf("setting the queue length of %s to %d", l.name, n), p.rt.setTxQueueLen(l.index, n))
 	}
 }
 

@@ -87,7 +87,7 @@ func (p *pass) remember() error {
 	if t := st.tap; t != nil {
 		d := note(t)
 		if d.Master == nil {
-			d.Up, d.MTU, d.Master = &t.up, &t.mtu, &t.master
+			d.Up, d.MTU, d.TxQueueLen, d.Master = &t.up, &t.mtu, &t.txqlen, &t.master
 			changed = true
 		}
 		ipv6(d, t)
@@ -95,7 +95,7 @@ func (p *pass) remember() error {
 	if t := st.hostTUN; t != nil {
 		d := note(t)
 		if d.Up == nil {
-			d.Up, d.GenMode = &t.up, &t.genMode
+			d.Up, d.MTU, d.TxQueueLen, d.GenMode = &t.up, &t.mtu, &t.txqlen, &t.genMode
 			changed = true
 		}
 		ipv6(d, t)
@@ -213,6 +213,9 @@ func (d *Dom0) undoDevice(l *link, rec *device) error {
 	var errs undoErrors
 	if rec.MTU != nil && *rec.MTU != l.mtu {
 		errs.add(wrap(d.rt.setMTU(l.index, *rec.MTU), "restoring the MTU of %s", l.name))
+	}
+	if rec.TxQueueLen != nil && *rec.TxQueueLen != l.txqlen {
+		errs.add(wrap(d.rt.setTxQueueLen(l.index, *rec.TxQueueLen), "restoring the queue length of %s", l.name))
 	}
 	if rec.Up != nil && *rec.Up != l.up {
 		errs.add(wrap(d.rt.setUp(l.index, *rec.Up), "restoring the state of %s", l.name))

@@ -151,6 +151,10 @@ func (s *show) ping(ctx context.Context, n *Node, from, to party, size int) (str
 	ctx, cancel := s.patience(ctx, from, to)
 	defer cancel()
 	e, err := n.Ping(ctx, to.addr, PingOptions{Size: size, Every: askAgain})
+	var said *ICMPError
+	if errors.As(err, &said) && said.MTU != 0 {
+		e, err = n.Ping(ctx, to.addr, PingOptions{Size: size, Every: askAgain}) // its kernel knows now how large the pieces may be
+	}
 	if err != nil {
 		s.setDead(from, to)
 		return "", err

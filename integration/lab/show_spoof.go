@@ -62,6 +62,10 @@ func (s *show) spoofs() {
 	}
 	defer wire.Close()
 
+	if b != nil && !s.Config.Bridge.Isolate {
+		s.line("what "+a.Name()+" does to "+b.Name(), "", notShown("isolate = false: guests meet in the bridge, where the router sees nothing"))
+		b = nil
+	}
 	stop := s.canary(b)
 	for _, sp := range s.forgeries(a, b, router) {
 		sp.victim = b
@@ -269,7 +273,7 @@ const (
 // ends that and shows the counts.
 func (s *show) canary(b *Guest) (stop func()) {
 	if b == nil {
-		return func() { s.line("a neighbour's pings meanwhile", "", notShown("there is one guest only")) }
+		return func() { s.line("a neighbour's pings meanwhile", "", notShown("no guest is shown beside")) }
 	}
 	for _, to := range []netip.Addr{s.Internet.Addr4(), s.Internet.Addr6()} {
 		proto, from := protoICMPv6, b.Addr6()
