@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"udrouter/integration/lab"
 	"udrouter/policy"
 )
@@ -239,6 +241,13 @@ func TestFlaps(t *testing.T) {
 		restoreUplink(t, l)
 		reach(t)
 	}
+	t.Run("uplink deleted and made again", func(t *testing.T) {
+		must(t, l.Dom0.DelLink(l.Dom0.Link))
+		must(t, p.AwaitLog(testContext(t), regexp.MustCompile("the uplink is gone")))
+		_, _ = g.Ping(expired(t), l.Internet.Addr4(), lab.PingOptions{}) // something to send while there is none
+		must(t, l.MakeUplink())
+		reach(t)
+	})
 	for _, name := range []string{cfg.Bridge.TAP, cfg.Host.Interface} {
 		t.Run(name+" deleted", func(t *testing.T) {
 			must(t, l.Dom0.DelLink(name))
@@ -261,6 +270,86 @@ func TestFlaps(t *testing.T) {
 		t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
 	}
 	must(t, p.Stop())
+}
+
+// A router without an uplink waits, and does not spin.
+func TestNoBusyLoop(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l)
+	must(t, l.Dom0.DelLink(l.Dom0.Link))
+	must(t, p.AwaitLog(testContext(t), regexp.MustCompile("the uplink is gone")))
+	before, err := p.CPU()
+	must(t, err)
+	// That nothing happens has no event: two guests talk through the router for a second.
+	for range 20 {
+		ping(t, l.Guests[0].Node, l.Guests[1].Addr4())
+		time.Sleep(50 * time.Millisecond)
+	}
+	after, err := p.CPU()
+	must(t, err)
+	if used := after - before; !raceEnabled && used > 300*time.Millisecond {
+		t.Errorf("%v of processor time in a second without an uplink", used)
+	}
+}
+
+// What the file leaves out is the kernel's, and follows it: another gateway, none, and one again.
+func TestDefaultsFollowTheKernel(t *testing.T) {
+	l := buildLab(t, open+guests+routed4+`
+uplink "eth0" {}
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+}`, lab.Options{})
+	p := startRouter(t, l)
+	g, dom0 := l.Guests[0], l.Dom0
+	for dst, all := range map[netip.Addr]netip.Prefix{
+		l.Internet.Addr4(): netip.PrefixFrom(netip.IPv4Unspecified(), 0), l.Internet.Addr6(): netip.PrefixFrom(netip.IPv6Unspecified(), 0),
+	} {
+		ping(t, g.Node, dst)
+		must(t, dom0.DelRoute(dom0.Link, all))
+		must(t, p.AwaitLog(testContext(t), regexp.MustCompile(map[bool]string{true: "no IPv4 gateway", false: "no IPv6 gateway"}[dst.Is4()])))
+		_, err := g.Ping(testContext(t), dst, lab.PingOptions{})
+		if said := (*lab.ICMPError)(nil); !errors.As(err, &said) || said.Code != 0 || said.From != l.Config.NetworkOf(g.Addr4()).Gateway && said.From != l.Config.NetworkOf(g.Addr6()).Gateway {
+			t.Errorf("without a default route %s: %v, want net unreachable from the gateway", dst, err)
+		}
+		// The upstream router gets another address, and dom0 a route by it.
+		other := netip.MustParsePrefix("fe80::5/64")
+		if dst.Is4() {
+			other = netip.MustParsePrefix("192.0.1.5/26")
+		}
+		must(t, l.Gateway.AddAddr(l.Gateway.Link, other))
+		must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: all, Via: other.Addr(), OnLink: true}))
+		reaches(t, g.Node, dst)
+	}
+}
+
+// A TAP and a TUN that the user has made are left as they were found, also when the router was killed in between.
+func TestUsersDevicesStay(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	must(t, l.Dom0.Do(func() error {
+		for name, mode := range map[string]netlink.TuntapMode{l.Config.Bridge.TAP: netlink.TUNTAP_MODE_TAP, l.Config.Host.Interface: netlink.TUNTAP_MODE_TUN} {
+			dev := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: mode}
+			if err := netlink.LinkAdd(dev); err != nil {
+				return err
+			}
+			// Up and down, since a device that was up once keeps a queueing discipline.
+			if err := errors.Join(netlink.LinkSetMTU(dev, 1333), netlink.LinkSetTxQLen(dev, 222), netlink.LinkSetUp(dev), netlink.LinkSetDown(dev)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	before, err := l.Dom0State()
+	must(t, err)
+	state := t.TempDir()
+	p := startRouter(t, l, "--state", state)
+	reaches(t, l.Guests[0].Node, l.Internet.Addr4())
+	must(t, p.Stop())
+	same(t, l, before)
+	must(t, startRouter(t, l, "--state", state).Kill())
+	must(t, startRouter(t, l, "--state", state).Stop())
+	same(t, l, before)
 }
 
 // restoreUplink gives dom0 what the kernel took away when the reference network's uplink went down, as ifup would.

@@ -81,9 +81,10 @@ type Lab struct {
 	Guests   []*Guest
 	Skipped  []string // what of the file is not here, and why: one sentence each
 
-	plan *plan
-	opts Options
-	dir  string
+	plan  *plan
+	opts  Options
+	gwLAN []netip.Prefix // the upstream router's addresses toward dom0
+	dir   string
 
 	mu    sync.Mutex
 	procs []*Proc
@@ -193,26 +194,37 @@ func (l *Lab) buildDom0() (err error) {
 			return err
 		}
 	}
+	for _, a := range append([]netip.Prefix{p.gw4, p.gw6}, p.gwMore...) {
+		if a.IsValid() {
+			gw.Addrs = append(gw.Addrs, a)
+		}
+	}
+	l.gwLAN = slices.Clone(gw.Addrs)
+	for _, a := range []netip.Addr{p.inetGW4, p.inetGW6} {
+		if a.IsValid() { // the wide area side's are set, and come last
+			gw.Addrs = append(gw.Addrs, host(a))
+		}
+	}
+	dom0.Addrs = slices.Clone(p.dom0)
+	return l.MakeUplink()
+}
+
+// MakeUplink makes dom0's link to the upstream router with all that belongs to it, also after it was deleted.
+func (l *Lab) MakeUplink() error {
+	p, gw, dom0 := l.plan, l.Gateway, l.Dom0
 	if err := addVeth(end{dom0.NS, dom0.Link, dom0.MAC}, end{gw.NS, gw.Link, gw.MAC}, l.opts.MTU); err != nil {
 		return err
 	}
 	if err := errors.Join(dom0.SetUp(dom0.Link), gw.SetUp(gw.Link)); err != nil {
 		return err
 	}
-	for _, a := range append([]netip.Prefix{p.gw4, p.gw6}, p.gwMore...) {
-		if a.IsValid() {
-			if err := gw.own(gw.Link, a); err != nil {
-				return err
-			}
+	for _, a := range l.gwLAN {
+		if err := gw.AddAddr(gw.Link, a); err != nil {
+			return err
 		}
 	}
-	for _, a := range []netip.Addr{p.inetGW4, p.inetGW6} {
-		if a.IsValid() { // the wide area side's are set, and come last
-			gw.Addrs = append(gw.Addrs, host(a))
-		}
-	}
-	for _, a := range p.dom0 {
-		if err := dom0.own(dom0.Link, a); err != nil {
+	for _, a := range dom0.Addrs {
+		if err := dom0.AddAddr(dom0.Link, a); err != nil {
 			return err
 		}
 	}

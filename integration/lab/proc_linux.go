@@ -160,6 +160,28 @@ func (p *Proc) Kill() error {
 // Memory is what the process occupies: now and at most so far, in bytes.
 type Memory struct{ RSS, Peak uint64 }
 
+// CPU is the processor time that the router has used, of all its threads.
+func (p *Proc) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	if err != nil {
+		return 0, fmt.Errorf("reading the router's processor time: %w", err)
+	}
+	// proc(5): utime and stime are fields 14 and 15, in ticks of 1/100 s; the name in parentheses may hold anything.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("reading the router's processor time: %q", b)
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("reading the router's processor time: %w", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
+
 // RSS reads the process's resident memory.
 func (p *Proc) RSS() (m Memory, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
