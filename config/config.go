@@ -98,7 +98,21 @@ type Network struct {
 	Gateway  netip.Addr // the router's address toward guests; may be link-local in an IPv6 network
 	Upstream Upstream
 	Proxy    Proxy
+	RA       *RA   // nil: no router advertisements
+	DHCP     *DHCP // nil: no DHCP
 	Range    Range
+}
+
+// RA are router advertisements to the guests of an IPv6 network (RFC 4861 6.2).
+type RA struct {
+	Lifetime time.Duration // of the default route, default 30m
+	DNS      []netip.Addr  // recursive name servers (RFC 8106)
+}
+
+// DHCP gives guests the addresses that they are bound to.
+type DHCP struct {
+	Lease time.Duration // default 1h
+	DNS   []netip.Addr
 }
 
 // Proxy is how a proxied network is answered for.
@@ -188,6 +202,18 @@ func (c *Config) NotEnforced() []string {
 	}
 	if without > 0 {
 		lines = append(lines, fmt.Sprintf("domus without a policy (%d): the default, ingress drop, is not enforced yet: only bindings are", without))
+	}
+	for i := range c.Networks {
+		n := &c.Networks[i]
+		if n.RA != nil || n.DHCP != nil {
+			lines = append(lines, fmt.Sprintf("network %q (%s): guests are not configured by its ra and dhcp blocks yet", n.Name, n.Range))
+		}
+	}
+	if c.Metrics != nil {
+		lines = append(lines, fmt.Sprintf("metrics: nothing listens on %s yet", c.Metrics.Listen))
+	}
+	if n := len(c.Tests); n > 0 {
+		lines = append(lines, fmt.Sprintf("test blocks (%d) are valid, but not run yet, since rules are not enforced yet", n))
 	}
 	if c.Host != nil {
 		lines = append(lines, fmt.Sprintf("host (%s): its rules are not enforced yet", c.Host.Range))

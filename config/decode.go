@@ -17,6 +17,8 @@ const (
 	maxName = 128
 	// maxIfname is Linux's IFNAMSIZ without the final NUL.
 	maxIfname = 15
+	// maxNetworks bounds the kernel's filter on the uplink, which has a few instructions a prefix, of 4096.
+	maxNetworks = 128
 	// maxSocket is sun_path of unix(7) without the final NUL.
 	maxSocket = 107
 )
@@ -230,6 +232,8 @@ func (d *decoder) ifname(name string, at hcl.Range) {
 		why = "it names a directory"
 	case wrong >= 0:
 		why = fmt.Sprintf("it contains %q", firstRune(name[wrong:]))
+	case name == "lo":
+		why = "it is the loopback interface"
 	default:
 		return
 	}
@@ -237,6 +241,10 @@ func (d *decoder) ifname(name string, at hcl.Range) {
 }
 
 func (d *decoder) decodeNetworks(raws []rawNetwork) {
+	if len(raws) > maxNetworks {
+		d.errorf(raws[maxNetworks].At, "Too many networks", "At most %d are routed. Neighbouring prefixes may be one network, and a guest may be bound to a prefix.", maxNetworks)
+		raws = raws[:maxNetworks]
+	}
 	d.cfg.Networks = make([]Network, len(raws))
 	d.networks = make([]networkAt, len(raws))
 	for i := range raws {
@@ -269,6 +277,41 @@ func (d *decoder) decodeNetwork(raw *rawNetwork, i int) {
 		n.Upstream, _ = oneWord(d.reporter, raw.Upstream, 0, choice[Upstream]{"routed", Routed}, choice[Upstream]{"proxied", Proxied})
 	}
 	d.decodeProxy(raw.Proxy, n, f)
+	if raw.RA != nil {
+		if f == ip4 {
+			d.errorf(raw.RA.At, "Router advertisements in an IPv4 network", "Only IPv6 has them. Remove the block; dhcp configures the guests of an IPv4 network.")
+		}
+		n.RA = &RA{Lifetime: d.duration(raw.RA.Lifetime, 30*time.Minute, maxLifetime), DNS: d.addrs(raw.RA.DNS, ip6)}
+	}
+	if raw.DHCP != nil {
+		n.DHCP = &DHCP{Lease: d.duration(raw.DHCP.Lease, time.Hour, 365*24*time.Hour), DNS: d.addrs(raw.DHCP.DNS, f)}
+	}
+}
+
+// maxLifetime is the longest Router Lifetime that a router may advertise (RFC 4861 6.2.1).
+const maxLifetime = 9000 * time.Second
+
+// addrs is a list of unicast addresses of one family.
+func (d *decoder) addrs(a *hcl.Attribute, f family) (list []netip.Addr) {
+	elems, _ := d.list(a, fmt.Sprintf("a list of %v addresses in quotes", f))
+	for _, e := range elems {
+		v := d.literal(e, a.Name, f.address())
+		s, ok := d.str(v, f.address())
+		if !ok {
+			continue
+		}
+		ip, ok := d.parseAddr(s, v.at)
+		switch {
+		case !ok:
+		case f != anyIP && familyOf(ip) != f:
+			d.errorf(v.at, fmt.Sprintf("%v address where %v is wanted", familyOf(ip), f), "%s takes addresses of the network's family.", a.Name)
+		case wrongClass(ip) != "":
+			d.errorf(v.at, "Not a unicast address", "%s is %s. %s takes the addresses of servers.", ip, wrongClass(ip), a.Name)
+		default:
+			list = append(list, ip)
+		}
+	}
+	return list
 }
 
 // networkPrefix is the prefix of a network, without host bits even where they are reported, so that the rest

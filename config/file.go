@@ -44,6 +44,8 @@ type rawNetwork struct {
 	Gateway  *hcl.Attribute `hcl:"gateway,optional"`
 	Upstream *hcl.Attribute `hcl:"upstream,optional"`
 	Proxy    *rawProxy      `hcl:"proxy,block"`
+	RA       *rawRA         `hcl:"ra,block"`
+	DHCP     *rawDHCP       `hcl:"dhcp,block"`
 	NameAt   hcl.Range      `hcl:"name,label_range"`
 	At       hcl.Range      `hcl:",def_range"`
 }
@@ -57,6 +59,18 @@ type rawProxy struct {
 	Announce *hcl.Attribute `hcl:"announce,optional"`
 	Source   *hcl.Attribute `hcl:"source,optional"`
 	At       hcl.Range      `hcl:",def_range"`
+}
+
+type rawRA struct {
+	Lifetime *hcl.Attribute `hcl:"lifetime,optional"`
+	DNS      *hcl.Attribute `hcl:"dns,optional"`
+	At       hcl.Range      `hcl:",def_range"`
+}
+
+type rawDHCP struct {
+	Lease *hcl.Attribute `hcl:"lease,optional"`
+	DNS   *hcl.Attribute `hcl:"dns,optional"`
+	At    hcl.Range      `hcl:",def_range"`
 }
 
 type rawDomu struct {

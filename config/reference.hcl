@@ -44,6 +44,22 @@ network "v6" {
   gateway  = "2001:db8:3:2:1::1"
   upstream = "proxied"
 
+  # Router advertisements to the guests, by which they find their gateway. Default: none.
+  #ra {
+    # How long the default route lasts; at most "2h30m". Default: "30m".
+    #lifetime = "20m"
+    # Name servers. Default: none.
+    #dns = ["2001:db8:3:2:1::1"]
+  #}
+
+  # DHCP for the guests, from what they are bound to; in an IPv4 network as well. Default: none.
+  #dhcp {
+    # Default: "1h".
+    #lease = "12h"
+    # Name servers. Default: none.
+    #dns = ["2001:db8:3:2:1::1"]
+  #}
+
   # How a proxied network is answered for; it has no place in a routed one. May be left out.
   proxy {
     # "bound": for the addresses of domu blocks. "learned": for those of them whose guest has answered a

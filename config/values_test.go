@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,8 +148,14 @@ domu "two" {
 
 func TestNotEnforcedOfTheSeed(t *testing.T) {
 	lines := mustParse(t, "reference.hcl", Reference).NotEnforced()
-	if len(lines) != 2 || !strings.HasPrefix(lines[1], "host (reference.hcl:") {
+	if len(lines) != 3 || !strings.HasPrefix(lines[1], "test blocks (2)") || !strings.HasPrefix(lines[2], "host (reference.hcl:") {
 		t.Errorf("%q", lines)
+	}
+	src, _ := uncommented(t, allGroups)
+	for _, want := range []string{`network "v6" (reference.hcl:`, "metrics: nothing listens on 127.0.0.1:9469 yet"} {
+		if all := mustParse(t, "reference.hcl", src).NotEnforced(); !slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("no %q in %q", want, all)
+		}
 	}
 	if lines := mustParse(t, "router.hcl", []byte(minimal)).NotEnforced(); lines != nil {
 		t.Errorf("%q", lines)

@@ -24,9 +24,6 @@ func checkCommand() *cobra.Command {
 			for _, text := range cfg.NotEnforced() {
 				fmt.Fprintf(out, "note: %s\n", text)
 			}
-			if n := len(cfg.Tests); n > 0 {
-				fmt.Fprintf(out, "note: %d test blocks are valid but not run yet, since rules are not enforced yet\n", n)
-			}
 			return nil
 		},
 	}

@@ -37,8 +37,6 @@ network "x" {
   prefix   = "198.51.100.0/24"
   gateway  = "198.51.100.1"
   upstream = "routed"
-  ra {
-  }
-  dhcp {
+  slaac {
   }
 }
