@@ -1,10 +1,13 @@
 package integration
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"udrouter/config"
@@ -112,4 +115,42 @@ func TestQuestions(t *testing.T) {
 func TestLabCommand(t *testing.T) {
 	out, _ := command(t, 0, "lab")
 	contains(t, out, " held, 0 failed", "one MAC on the uplink")
+}
+
+// Ctrl-C, and a terminal that is closed, end a lab in order at any moment: nothing is left of it.
+func TestLabInterrupted(t *testing.T) {
+	for _, c := range []struct {
+		name, at string // a word of its output
+		signal   syscall.Signal
+	}{
+		{"at once", "", syscall.SIGINT},
+		{"while it shows", "Who reaches whom", syscall.SIGINT},
+		{"while a guest forges", "What a guest cannot do", syscall.SIGHUP},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tmp := t.TempDir()
+			cmd := exec.CommandContext(testContext(t), exe, "lab")
+			cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			out, err := cmd.StdoutPipe()
+			must(t, err)
+			must(t, cmd.Start())
+			scan := bufio.NewScanner(out)
+			for scan.Scan() && !strings.Contains(scan.Text(), c.at) {
+			}
+			must(t, cmd.Process.Signal(c.signal))
+			for scan.Scan() {
+			}
+			var exit *exec.ExitError
+			if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("ended with %v, want status 1", err)
+			}
+			if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+			if err := syscall.Kill(-cmd.Process.Pid, 0); err != syscall.ESRCH {
+				t.Errorf("a process is left: %v", err)
+			}
+		})
+	}
 }

@@ -177,6 +177,7 @@ func (p *pass) hostTUN(t *link) {
 	}
 	if !t.up {
 		p.did("bringing up "+t.name, p.rt.setUp(t.index, true))
+		_, _ = p.rt.noticeCarrier(t.index) // what it is like shows in the next pass
 	}
 }
 
