@@ -39,6 +39,9 @@ func (v *View) FromGuest(p *Packet) (*Guest, Reason) {
 	if p.EtherType == EtherARP {
 		return g, v.guestARP(g, p)
 	}
+	if isDHCP(p) {
+		return g, DHCPGuard
+	}
 	if r := v.guestSource(g, p); r != None {
 		return g, r
 	}
@@ -147,6 +150,9 @@ func (v *View) FromUplink(p *Packet) Reason {
 	if p.DstMAC != v.UplinkMAC && !p.DstMAC.IsGroup() {
 		return OtherHost
 	}
+	if isDHCP(p) {
+		return DHCPGuard
+	}
 	if p.EtherType == EtherARP {
 		if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) {
 			return ARPSpoof
@@ -216,9 +222,6 @@ func (v *View) destination(p *Packet, uplink bool) Reason {
 	if p.Src.IsLinkLocalUnicast() && !own && !p.Dst.IsMulticast() {
 		return LinkLocal
 	}
-	if p.IsIPv4() && p.Proto == ProtoICMP && p.L4 != 0 && p.ICMPType == 5 {
-		return Redirect
-	}
 	switch Classify(p.Dst) {
 	case MulticastIP:
 		return Multicast
@@ -242,7 +245,54 @@ func (v *View) destination(p *Packet, uplink bool) Reason {
 	if p.DstMAC.IsGroup() {
 		return L2Multicast
 	}
+	return icmpType(p)
+}
+
+// icmpType refuses what a router does not pass, whatever the rules say: all but errors and echo. Of IPv4 that is redirect, source quench
+// (RFC 6633), router discovery, timestamps and what RFC 6918 deprecates; of IPv6 (RFC 4890 4.3 and 4.4) what is for the link, router
+// renumbering, node information, mobility, experiments and what nobody has assigned.
+func icmpType(p *Packet) Reason {
+	if p.L4 == 0 {
+		return None
+	}
+	switch {
+	case p.IsIPv4() && p.Proto == ProtoICMP:
+		switch p.ICMPType {
+		case 0, 3, 8, 11, 12:
+			return None
+		case 5:
+			return Redirect
+		}
+		return ICMPType
+	case p.IsIPv6() && p.Proto == ProtoICMPv6:
+		switch p.ICMPType {
+		case 1, 2, 3, 4, 128, 129:
+			return None
+		}
+		return ICMPType
+	}
 	return None
+}
+
+// isDHCP tells what a server says (RFC 2131 4.1: BOOTREPLY to the client's port; RFC 8415 7.2), and what a client says to whoever is
+// there. Neither crosses a router; a client that knows its server asks it like anyone.
+func isDHCP(p *Packet) bool {
+	if p.Proto != ProtoUDP || p.L4 == 0 {
+		return false
+	}
+	if p.IsIPv6() {
+		const client, server = 546, 547
+		return p.DstPort == client || p.DstPort == server && p.Dst.IsMulticast()
+	}
+	const server, client, reply = 67, 68, 2
+	body := p.Frame[p.L4+8:]
+	switch p.DstPort {
+	case client:
+		return p.SrcPort == server || len(body) > 0 && body[0] == reply
+	case server:
+		return p.Src.IsUnspecified() || Classify(p.Dst) == BroadcastIP
+	}
+	return false
 }
 
 // isBroadcast tells whether an IPv4 address is the directed broadcast (all ones or all zeros, RFC 1812 5.3.5) of a prefix.

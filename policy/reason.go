@@ -36,8 +36,22 @@ const (
 	NDSpoof     // ND for an address or MAC that is not the sender's
 	RAGuard     // router advertisement from a guest
 	Redirect    // ICMP or ICMPv6 redirect
+	ICMPType    // an ICMP or ICMPv6 type that no router passes (RFC 4890, RFC 6918)
+	DHCPGuard   // DHCP of a server, or of a client to everyone
 	NDLimit     // more ARP, ND or MLD than the sender's share
 	HostSource  // from dom0 with an address that dom0 does not hold
+
+	// Found by state, rules and limits.
+	NoFlow          // neither opens a flow nor belongs to one
+	BadState        // a TCP segment or a quoted packet that does not fit its flow
+	FragmentOverlap // a fragment that overlaps another (RFC 5722, RFC 1858)
+	FragmentState   // a later fragment whose first has not passed, or one too many
+	EgressPolicy    // what the sender's egress rules or their default refuse
+	IngressPolicy   // what the receiver's ingress rules or their default refuse
+	LimitPackets    // more packets than the policy's limit
+	LimitBandwidth  // more bits than the policy's limit
+	LimitNewFlows   // more new flows than the policy's limit
+	LimitFlows      // no room for another flow
 
 	// Found by the forwarder.
 	TTLExceeded // TTL or hop limit used up
@@ -72,7 +86,10 @@ var reasonWords = [Reasons]string{
 	MACInvalid: "mac-invalid", MACBinding: "mac-binding", OtherHost: "other-host", L2Multicast: "l2-multicast",
 	MartianSrc: "martian-src", MartianDst: "martian-dst", IPBinding: "ip-binding", IP6Binding: "ip6-binding",
 	SpoofUplink: "spoof-ingress", ARPSpoof: "arp-spoof", NDSpoof: "nd-spoof", RAGuard: "ra-guard",
-	Redirect: "redirect", NDLimit: "nd-limit", HostSource: "host-src",
+	Redirect: "redirect", ICMPType: "icmp-type", DHCPGuard: "dhcp-guard", NDLimit: "nd-limit", HostSource: "host-src",
+	NoFlow: "no-flow", BadState: "bad-state", FragmentOverlap: "overlap-fragment", FragmentState: "fragment-state",
+	EgressPolicy: "egress-policy", IngressPolicy: "ingress-policy", LimitPackets: "limit-packets", LimitBandwidth: "limit-bandwidth",
+	LimitNewFlows: "limit-new-flows", LimitFlows: "limit-flows",
 	TTLExceeded: "ttl-exceeded", TooBig: "too-big", LinkLocal: "link-local", Multicast: "multicast",
 	Broadcast: "broadcast", UnboundDst: "unbound-dst", KernelHeld: "kernel-held", Loop: "loop",
 	NoRoute: "no-route", NoNeighbour: "no-neighbour", HostPolicy: "host-policy", RouterLocal: "router-local",

@@ -21,6 +21,7 @@ var (
 	NetUnreachable  = ICMPError{Type4: 3, Code4: 0, Type6: 1, Code6: 0}
 	HostUnreachable = ICMPError{Type4: 3, Code4: 1, Type6: 1, Code6: 3}
 	BeyondScope     = ICMPError{Type4: 3, Code4: 0, Type6: 1, Code6: 2}
+	Prohibited      = ICMPError{Type4: 3, Code4: 13, Type6: 1, Code6: 1} // RFC 1812 5.2.7.1, RFC 4443 3.1
 )
 
 // TooBig is fragmentation needed (RFC 1191 4) or packet too big (RFC 4443 3.2) for the next hop's MTU in bytes.
@@ -94,4 +95,50 @@ func ipv6Header(ip []byte, src, dst netip.Addr, next, hopLimit uint8) []byte {
 func icmpv6Checksum(icmp []byte, src, dst netip.Addr) {
 	binary.BigEndian.PutUint16(icmp[2:], 0)
 	binary.BigEndian.PutUint16(icmp[2:], ^policy.FoldChecksum(policy.Sum(icmp, policy.PseudoSum(src, dst, policy.ProtoICMPv6, len(icmp)))))
+}
+
+// BuildReset answers a TCP segment as a host would on which nobody listens (RFC 9293 3.10.7.1), from the address that it was for. The
+// Ethernet addresses are not yet set. It is nil for a reset, and for a segment without its whole header.
+func BuildReset(p *policy.Packet) *Frame {
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	if p.Proto != policy.ProtoTCP || p.L4 == 0 || p.TCPFlags&rst != 0 || p.GSOType != policy.GSONone {
+		return nil
+	}
+	b := p.Frame[p.L4:]
+	header := policy.IPv6Len
+	if p.IsIPv4() {
+		header = policy.IPv4Len
+	}
+	f := NewFrame(policy.EthernetLen + header + 20)
+	f.SetEthernet(policy.MAC{}, policy.MAC{}, p.EtherType)
+	ip := f.Bytes()[policy.EthernetLen:]
+	tcp := ip[header:]
+	if p.IsIPv4() {
+		s, d := p.Dst.As4(), p.Src.As4()
+		ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, 64, policy.ProtoTCP
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+		copy(ip[12:], s[:])
+		copy(ip[16:], d[:])
+		ipv4Checksum(ip)
+	} else {
+		tcp = ipv6Header(ip, p.Dst, p.Src, policy.ProtoTCP, 64)
+	}
+	binary.BigEndian.PutUint16(tcp, p.DstPort)
+	binary.BigEndian.PutUint16(tcp[2:], p.SrcPort)
+	tcp[12], tcp[13] = 5<<4, rst
+	if p.TCPFlags&ack != 0 {
+		copy(tcp[4:8], b[8:12])
+	} else {
+		length := uint32(len(b) - int(b[12]>>4)*4)
+		if p.TCPFlags&syn != 0 {
+			length++
+		}
+		if p.TCPFlags&fin != 0 {
+			length++
+		}
+		tcp[13] |= ack
+		binary.BigEndian.PutUint32(tcp[8:], binary.BigEndian.Uint32(b[4:])+length)
+	}
+	binary.BigEndian.PutUint16(tcp[16:], ^policy.FoldChecksum(policy.Sum(tcp, policy.PseudoSum(p.Dst, p.Src, policy.ProtoTCP, len(tcp)))))
+	return f
 }
