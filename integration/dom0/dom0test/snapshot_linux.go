@@ -184,7 +184,8 @@ func (w *writer) links() error {
 		},
 	}
 	skip := []uint16{unix.IFLA_STATS, unix.IFLA_STATS64, unix.IFLA_CARRIER_CHANGES, unix.IFLA_CARRIER_UP_COUNT, unix.IFLA_CARRIER_DOWN_COUNT,
-		unix.IFLA_TSO_MAX_SIZE, unix.IFLA_TSO_MAX_SEGS} // nobody can set the last two
+		unix.IFLA_OPERSTATE,                            // follows the flags, up to a second late (net/core/link_watch.c)
+		unix.IFLA_TSO_MAX_SIZE, unix.IFLA_TSO_MAX_SEGS} // nobody can set these two
 	for _, m := range msgs {
 		h := nl.DeserializeIfInfomsg(m)
 		at := "link " + w.names[uint32(h.Index)]
