@@ -190,19 +190,6 @@ func (c *Config) NetworkOf(a netip.Addr) *Network {
 // NotEnforced names, a line each, what the file asks for and the router does not do yet.
 func (c *Config) NotEnforced() []string {
 	var lines []string
-	for i := range c.Policies {
-		p := &c.Policies[i]
-		lines = append(lines, fmt.Sprintf("policy %q (%s): its rules and limits are not enforced yet: only bindings are", p.Name, p.Source))
-	}
-	without := 0
-	for i := range c.Domus {
-		if c.Domus[i].Policy == "" {
-			without++
-		}
-	}
-	if without > 0 {
-		lines = append(lines, fmt.Sprintf("domus without a policy (%d): the default, ingress drop, is not enforced yet: only bindings are", without))
-	}
 	for i := range c.Networks {
 		n := &c.Networks[i]
 		if n.RA != nil || n.DHCP != nil {
@@ -213,10 +200,10 @@ func (c *Config) NotEnforced() []string {
 		lines = append(lines, fmt.Sprintf("metrics: nothing listens on %s yet", c.Metrics.Listen))
 	}
 	if n := len(c.Tests); n > 0 {
-		lines = append(lines, fmt.Sprintf("test blocks (%d) are valid, but not run yet, since rules are not enforced yet", n))
+		lines = append(lines, fmt.Sprintf("test blocks (%d) are valid, but not run yet", n))
 	}
-	if c.Host != nil {
-		lines = append(lines, fmt.Sprintf("host (%s): its rules are not enforced yet", c.Host.Range))
+	if c.Host != nil && c.Host.Uplink != nil {
+		lines = append(lines, fmt.Sprintf("host (%s): its uplink block is not enforced yet", c.Host.Range))
 	}
 	return lines
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
 	"udrouter/policy"
@@ -28,7 +29,7 @@ type wire struct {
 }
 
 func newWire(t *testing.T) *wire {
-	l := buildLab(t, "", lab.Options{})
+	l := buildLab(t, cases.Open(config.Reference), lab.Options{})
 	w := &wire{t: t, lab: l, send: map[cases.Place]*lab.FrameSender{}, seen: map[cases.Place]*lab.Sniffer{}, at: map[cases.Place]int{}}
 	for place, n := range map[cases.Place]*lab.Node{cases.One: l.Guests[0].Node, cases.Two: l.Guests[1].Node, cases.Uplink: l.Gateway} {
 		for _, a := range n.Addrs {
@@ -199,6 +200,10 @@ var places = []cases.Place{cases.One, cases.Two, cases.Uplink}
 
 func (w *wire) run(t *testing.T, c cases.Case) {
 	w.t = t
+	for _, b := range c.Before {
+		must(t, w.send[b.From].Send(b.Frame(w.net)))
+		w.settle(b.From)
+	}
 	w.settle(c.From)
 	before := status(t, w.proc).Drops
 	for _, p := range places {

@@ -53,7 +53,7 @@ func TestCheckCommand(t *testing.T) {
 	dir := t.TempDir()
 	good := writeFile(t, dir, "router.hcl", config.Reference, 0o644)
 	out, _ := command(t, 0, "check", "-c", good)
-	contains(t, out, "is valid: 2 networks, 2 domus", "not enforced yet")
+	contains(t, out, "is valid: 2 networks, 2 domus", "not run yet")
 	bad := strings.NewReplacer("192.0.2.0/24", "192.0.2.1/24", `"vif2.0"`, `"vif1.0"`).Replace(string(config.Reference))
 	out, errs := command(t, 1, "check", "-c", writeFile(t, dir, "bad.hcl", []byte(bad), 0o644))
 	contains(t, errs, "bad.hcl line "+lineOf(bad, "192.0.2.1/24"), "bad.hcl line "+lineOf(bad, `"vif1.0"`), `prefix = "192.0.2.1/24"`, "192.0.2.0/24", "vif1.0") // both mistakes, with the line

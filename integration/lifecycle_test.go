@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"udrouter/config"
+	"udrouter/integration/cases"
 	"udrouter/integration/lab"
 	"udrouter/policy"
 )
@@ -113,9 +115,16 @@ func TestStartStop(t *testing.T) {
 	}
 }
 
-// dom0 opens TCP to guests in both families, also over many segments; guests open nothing to dom0 as yet.
+// dom0 opens TCP and UDP to guests in both families, also over many segments; guests open to dom0 what the host policy admits, also at
+// the address that dom0 shares with the router, and nothing else.
 func TestDom0AndGuests(t *testing.T) {
-	l := buildLab(t, "", lab.Options{})
+	src := strings.Replace(cases.Open(config.Reference), `    rule "dns" {`, `    rule "proxy" {
+      action = "accept"
+      proto  = "tcp"
+      ports  = [3128]
+    }
+    rule "dns" {`, 1)
+	l := buildLab(t, src, lab.Options{})
 	p := startRouter(t, l)
 	g := l.Guests[0]
 	_, err := g.ServeTCP(80)
@@ -129,6 +138,16 @@ func TestDom0AndGuests(t *testing.T) {
 		must(t, err)
 		_, err = l.Dom0.Ping(testContext(t), a, lab.PingOptions{Size: 4000, Every: 100 * time.Millisecond})
 		must(t, err)
+	}
+	_, err = l.Dom0.ServeTCP(3128)
+	must(t, err)
+	must(t, l.Dom0.ServeUDP(53))
+	for _, a := range []netip.Addr{l.Dom0.Addr4(), l.Dom0.Addr6()} {
+		must(t, g.Transfer(testContext(t), netip.AddrPortFrom(a, 3128), 1<<20))
+		for _, size := range []int{100, 4000} {
+			_, err := g.EchoUDP(testContext(t), netip.AddrPortFrom(a, 53), size, 100*time.Millisecond)
+			must(t, err)
+		}
 	}
 	_, err = l.Dom0.ServeTCP(22)
 	must(t, err)

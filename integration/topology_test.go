@@ -156,7 +156,7 @@ func TestTopologies(t *testing.T) {
 			l := buildLab(t, c.src, lab.Options{})
 			p := startRouter(t, l)
 			var report bytes.Buffer
-			held, err := l.Show(testContext(t), &report, lab.ShowOptions{Router: p})
+			held, err := l.Show(testContext(t), &report, lab.ShowOptions{Router: p, Enforced: true})
 			if err != nil || !held {
 				t.Errorf("held %v, %v\n%s", held, err, report.String())
 			}

@@ -27,6 +27,7 @@ type GuestCounters struct {
 	RxPackets, RxBytes atomic.Uint64
 	TxPackets, TxBytes atomic.Uint64
 	Drops              [Reasons]atomic.Uint64
+	Would              [Reasons]atomic.Uint64 // what a policy in shadow mode would have dropped
 }
 
 // DropTotal is the sum of all drops.

@@ -78,6 +78,7 @@ type Packet struct {
 	Fragment bool       // one of several; an atomic fragment (RFC 6946) has a header, but is none
 	FragHdr  bool       // has an IPv6 Fragment header, atomic or not
 	FragOff  int        // bytes
+	FragLen  int        // bytes of the datagram that this fragment brings
 	More     bool       // more fragments follow
 	FragID   uint32
 
@@ -253,6 +254,7 @@ func ipv4Options(b []byte) Reason {
 // checkFragment tests what a single fragment shows: its payload and the header that counts toward the 65535 bytes of the
 // whole. How fragments overlap takes memory, and is the flow table's matter.
 func (p *Packet) checkFragment(payload, header int) Reason {
+	p.FragLen = payload
 	if p.More && (payload == 0 || payload%8 != 0) {
 		return Malformed
 	}

@@ -42,16 +42,21 @@ const (
 	HostSource  // from dom0 with an address that dom0 does not hold
 
 	// Found by state, rules and limits.
-	NoFlow          // neither opens a flow nor belongs to one
-	BadState        // a TCP segment or a quoted packet that does not fit its flow
-	FragmentOverlap // a fragment that overlaps another (RFC 5722, RFC 1858)
-	FragmentState   // a later fragment whose first has not passed, or one too many
+	TCPFlags        // flags that no TCP sends together: none, SYN and FIN, SYN and RST, FIN without ACK
+	TCPState        // a TCP segment that its connection's state does not allow
+	TCPWindow       // a TCP segment or reset outside of its connection's window
+	NoFlow          // belongs to no flow and may not open one
+	FlowSide        // of a flow, but from a side where the flow has no end
+	FlowLimit       // no more flows at a time
+	FragmentOverlap // a fragment of a datagram that has overlapping ones (RFC 5722)
+	FragmentOrphan  // a fragment whose first one has not passed
+	FragmentLimit   // a fragment of a datagram in too many pieces out of order
+	Unrelated       // an ICMP error about nothing that a flow has sent
 	EgressPolicy    // what the sender's egress rules or their default refuse
 	IngressPolicy   // what the receiver's ingress rules or their default refuse
 	LimitPackets    // more packets than the policy's limit
 	LimitBandwidth  // more bits than the policy's limit
 	LimitNewFlows   // more new flows than the policy's limit
-	LimitFlows      // no room for another flow
 
 	// Found by the forwarder.
 	TTLExceeded // TTL or hop limit used up
@@ -87,10 +92,11 @@ var reasonWords = [Reasons]string{
 	MartianSrc: "martian-src", MartianDst: "martian-dst", IPBinding: "ip-binding", IP6Binding: "ip6-binding",
 	SpoofUplink: "spoof-ingress", ARPSpoof: "arp-spoof", NDSpoof: "nd-spoof", RAGuard: "ra-guard",
 	Redirect: "redirect", ICMPType: "icmp-type", DHCPGuard: "dhcp-guard", NDLimit: "nd-limit", HostSource: "host-src",
-	NoFlow: "no-flow", BadState: "bad-state", FragmentOverlap: "overlap-fragment", FragmentState: "fragment-state",
+	TCPFlags: "tcp-flags", TCPState: "tcp-state", TCPWindow: "tcp-window", NoFlow: "no-flow", FlowSide: "flow-side",
+	FlowLimit: "flow-limit", FragmentOverlap: "fragment-overlap", FragmentOrphan: "fragment-orphan", FragmentLimit: "fragment-limit", Unrelated: "icmp-unrelated",
 	EgressPolicy: "egress-policy", IngressPolicy: "ingress-policy", LimitPackets: "limit-packets", LimitBandwidth: "limit-bandwidth",
-	LimitNewFlows: "limit-new-flows", LimitFlows: "limit-flows",
-	TTLExceeded: "ttl-exceeded", TooBig: "too-big", LinkLocal: "link-local", Multicast: "multicast",
+	LimitNewFlows: "limit-new-flows",
+	TTLExceeded:   "ttl-exceeded", TooBig: "too-big", LinkLocal: "link-local", Multicast: "multicast",
 	Broadcast: "broadcast", UnboundDst: "unbound-dst", KernelHeld: "kernel-held", Loop: "loop",
 	NoRoute: "no-route", NoNeighbour: "no-neighbour", HostPolicy: "host-policy", RouterLocal: "router-local",
 	RouterLimit: "router-limit", QueueFull: "queue-full", LinkDown: "link-down", ForeignMAC: "foreign-mac",

@@ -134,6 +134,12 @@ func (s *sim) counts() map[policy.Reason]uint64 {
 func (s *sim) run(c cases.Case) []string {
 	s.learn()
 	s.newWorker(stack.Guests).appearedAll()
+	for _, b := range c.Before {
+		s.send(side(b.From), b.Frame(s.net))
+	}
+	if n := len(s.counts()); n > 0 {
+		return []string{fmt.Sprintf("what was sent before counted %v", s.counts())}
+	}
 	for _, l := range s.links {
 		l.Take()
 	}
@@ -181,7 +187,7 @@ func (w *worker) appearedAll() {
 }
 
 func TestCases(t *testing.T) {
-	cfg := parseConfig(t, string(config.Reference))
+	cfg := parseConfig(t, cases.Open(config.Reference))
 	for _, c := range cases.All() {
 		t.Run(c.Name, func(t *testing.T) {
 			for _, w := range newSim(t, cfg, seedKernel()).run(c) {

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -37,7 +38,7 @@ func (l *dropLog) note(reason policy.Reason, g *policy.Guest, p *policy.Packet) 
 }
 
 // run is the task that writes.
-func (l *dropLog) run(r *Router) func(context.Context) error {
+func (l *dropLog) run(log *slog.Logger, what string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		tick := time.NewTicker(logEvery)
 		defer tick.Stop()
@@ -56,7 +57,7 @@ func (l *dropLog) run(r *Router) func(context.Context) error {
 				if first := l.first[i].Load(); first != nil {
 					args = append(args, *first...)
 				}
-				r.log.Info("dropped", args...)
+				log.Info(what, args...)
 			}
 		}
 	}

@@ -45,8 +45,8 @@ func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Gues
 		w.drop(from, policy.Loop)
 		return
 	}
-	if w.side == stack.Host {
-		w.hostFlows.Opened(p, w.now())
+	if !w.admit(p, from, policy.End{Zone: policy.ZoneGuest, Guest: to}) {
+		return
 	}
 	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to})
 }
@@ -55,6 +55,9 @@ func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Gues
 func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	if w.side != stack.Guests {
 		w.drop(from, policy.NoRoute)
+		return
+	}
+	if !w.admit(p, from, policy.End{Zone: policy.ZoneUplink}) {
 		return
 	}
 	addr, ok := w.world.nextHop(p.Dst)
@@ -82,21 +85,21 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 	w.neighbours.wait(n, pendingFrame{frame: c, from: from})
 }
 
-// toHost passes what answers dom0. Rules that let guests open something are enforced by the host policy, which is yet to come.
+// toHost passes what the guest's egress rules and the host policy admit, and what answers dom0.
 func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	switch {
 	case w.side == stack.UplinkSide:
 		w.drop(nil, policy.KernelHeld)
-	case w.side == stack.Host || w.links[stack.Host] == nil || !w.admitsHost(p, from):
+	case w.side == stack.Host || w.links[stack.Host] == nil:
 		w.drop(from, policy.HostPolicy)
-	default:
+	case w.admit(p, from, policy.End{Zone: policy.ZoneHost}):
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
 	}
 }
 
-// admitsHost tells whether a guest's packet to dom0 answers what dom0 has opened.
-func (w *worker) admitsHost(p *policy.Packet, from *policy.Guest) bool {
-	return w.hostFlows.Admits(p, from, func(a netip.Addr) bool { return w.world.ByAddr(a) == from }, w.now())
+// followsToHost tells whether a later fragment of ICMP, to an address that the router shares with dom0, belongs to a datagram for dom0.
+func (w *worker) followsToHost(p *policy.Packet, from *policy.Guest) bool {
+	return p.L4 == 0 && w.links[stack.Host] != nil && w.engine.Decide(p, w.end(from), policy.End{Zone: policy.ZoneHost}, w.now()).Action == policy.Accept
 }
 
 // local is what the router itself is sent: it answers echo, and nothing else. What more there is for an address that it
@@ -107,8 +110,10 @@ func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	switch {
 	case held && w.side != stack.Guests:
 		w.drop(from, policy.KernelHeld)
-	case held && (!echo || p.L4 == 0 && w.admitsHost(p, from)):
+	case held && !echo:
 		w.toHost(f, p, from)
+	case held && w.followsToHost(p, from):
+		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
 	case !echo:
 		w.drop(from, policy.RouterLocal)
 	case !w.limits.echo(from, w.side):

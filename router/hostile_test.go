@@ -20,16 +20,27 @@ func solicit(a netip.Addr) []byte {
 	return cases.NS(policy.MulticastMAC(to), gatewayMAC, cases.Gateway6, to, a, gatewayMAC)
 }
 
-// superFrame is 64 KiB of TCP from guest one, as a guest's kernel hands them over.
+// superFrame is 64 KiB of UDP from guest one, as a guest's kernel hands them over.
 func superFrame(s *sim, dst netip.Addr) *stack.Frame {
-	b := cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, dst, 65000)
-	ip := b[14:]
-	ip[9], ip[6] = policy.ProtoTCP, 0x40
-	clear(ip[20:40])
-	ip[32], ip[33] = 0x50, 0x10
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], ^policy.FoldChecksum(policy.Sum(ip[:20], 0)))
-	return stacktest.Frame(b, policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOTCPv4, GSOSize: 1400, HdrLen: 54, CsumStart: 34, CsumOffset: 16})
+	b := cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, dst, 65000, cases.DF)
+	return stacktest.Frame(b, policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOUDPL4, GSOSize: 1400, HdrLen: 42, CsumStart: 34, CsumOffset: 6})
+}
+
+// connect opens a TCP connection from guest one to a host, or from a host to guest one, which begins with sequence numbers 1000 and 2000.
+func (s *sim) connect(a, b netip.AddrPort) {
+	s.t.Helper()
+	from, to := stack.Guests, stack.UplinkSide
+	fromMACs, toMACs := [2]policy.MAC{s.RouterMAC, cases.MAC1}, [2]policy.MAC{eth0MAC, gatewayMAC}
+	if a.Addr() == cases.X4 {
+		from, to, fromMACs, toMACs = to, from, toMACs, fromMACs
+	}
+	const syn, ack = 2, 16
+	s.send(from, cases.TCP(fromMACs[0], fromMACs[1], a, b, syn, 999, 0, 0))
+	s.send(to, cases.TCP(toMACs[0], toMACs[1], b, a, syn|ack, 1999, 1000, 0))
+	s.send(from, cases.TCP(fromMACs[0], fromMACs[1], a, b, ack, 1000, 2000, 0))
+	if n := len(s.links[stack.Guests].Take()) + len(s.links[stack.UplinkSide].Take()); n != 3 {
+		s.t.Fatalf("%d segments of a handshake passed: %v", n, s.counts())
+	}
 }
 
 // What a link-layer option or an ARP packet of the uplink says cannot be nobody, a group or this host.
@@ -152,12 +163,19 @@ domu "one" {
   mac  = "00:16:3e:00:00:01"
   ipv4 = ["192.0.2.10"]
   ipv6 = ["2001:db8:3:2:1::10"]
+  policy = "open"
 }
 domu "two" {
   vif  = "vif2.0"
   mac  = "00:16:3e:00:00:02"
   ipv4 = ["192.0.2.11"]
   ipv6 = ["2001:db8:3:2:2::/80"]
+  policy = "open"
+}
+policy "open" {
+  ingress {
+    default = "accept"
+  }
 }
 host {}
 `
@@ -313,14 +331,11 @@ func TestLRO(t *testing.T) {
 	k := seedKernel()
 	s := newSim(t, parseConfig(t, strings.NewReplacer("PROXY", "", `bridge "xenbr0" {}`, `bridge "xenbr0" { mtu = 1400 }`).Replace(seedFile)), k)
 	lro := policy.Offload{Flags: policy.DataValid, GSOType: policy.GSOTCPv4, GSOSize: 1360}
-	f := superFrame(s, cases.X4)
+	x, one := netip.AddrPortFrom(cases.X4, 40000), netip.AddrPortFrom(cases.One4, 443)
+	s.learn()
+	s.connect(x, one)
+	f := stacktest.Frame(cases.TCP(eth0MAC, gatewayMAC, x, one, 16, 1000, 2000, 64000), policy.Offload{})
 	b := f.Bytes()
-	copy(b[26:], cases.X4.AsSlice())
-	copy(b[30:], cases.One4.AsSlice())
-	copy(b, eth0MAC[:])
-	copy(b[6:], gatewayMAC[:])
-	b[24], b[25] = 0, 0
-	binary.BigEndian.PutUint16(b[24:], ^policy.FoldChecksum(policy.Sum(b[14:34], 0)))
 	f.Offload = lro
 	var p policy.Packet
 	if r := p.Parse(b, lro); r != policy.None {

@@ -188,6 +188,7 @@ func (s *presence) run(ctx context.Context) error {
 		case <-tick.C:
 			timer = true
 			s.r.rebuildNetstack()
+			s.r.sweep()
 		}
 		wd := s.r.current.Load()
 		for _, g := range wd.Guests {

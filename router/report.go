@@ -63,22 +63,7 @@ func (w *worker) report(p *policy.Packet, from *policy.Guest, e stack.ICMPError)
 	if !stack.MayReport(p) {
 		return
 	}
-	concerned, toGuest := from, true
-	if from == nil {
-		concerned, toGuest = w.world.ByAddr(p.Dst), false
-	}
-	set := w.limits.of(concerned)
-	bucket := set.errors
-	tooBig := e.Info != 0
-	switch {
-	case toGuest && tooBig:
-		bucket = set.tooBigToGuest
-	case toGuest:
-		bucket = set.errorsToGuest
-	case tooBig:
-		bucket = set.tooBig
-	}
-	if !bucket.Allow() {
+	if !w.mayReport(p, from, e.Info != 0) {
 		return
 	}
 	about := p.Src
@@ -90,6 +75,26 @@ func (w *worker) report(p *policy.Packet, from *policy.Guest, e stack.ICMPError)
 		return
 	}
 	w.sendError(stack.BuildError(p, src, e), p, from)
+}
+
+// mayReport takes an answer to a packet from the share of the guest concerned: the sender, or else the destination. What says that
+// packets are too big has a share of its own.
+func (w *worker) mayReport(p *policy.Packet, from *policy.Guest, tooBig bool) bool {
+	concerned, toGuest := from, true
+	if from == nil {
+		concerned, toGuest = w.world.ByAddr(p.Dst), false
+	}
+	set := w.limits.of(concerned)
+	bucket := set.errors
+	switch {
+	case toGuest && tooBig:
+		bucket = set.tooBigToGuest
+	case toGuest:
+		bucket = set.errorsToGuest
+	case tooBig:
+		bucket = set.tooBig
+	}
+	return bucket.Allow()
 }
 
 // sendError puts an error on the link that the packet came from.

@@ -62,19 +62,21 @@ type Router struct {
 	duplicates atomic.Int32 // link-local addresses on the uplink that somebody else has
 
 	linkLocals *policy.LinkLocals
-	hostFlows  *policy.HostFlows
+	engine     *policy.Engine
 	neighbours *neighbours
 	presence   *presence
 	limits     *limits
 	drops      [policy.Reasons]atomic.Uint64
+	would      [policy.Reasons]atomic.Uint64 // what policies in shadow mode would have dropped
 	dropLog    dropLog
+	wouldLog   dropLog
 	defects    rate.Sometimes // how often a defect is described
 }
 
 // New makes a router that is ready to run. It errs where the kernel cannot be read.
 func New(o Options) (*Router, error) {
 	r := &Router{Options: o, log: o.Log, started: time.Now(), rebuilt: make(chan struct{}, 1), defects: rate.Sometimes{Interval: logEvery},
-		linkLocals: policy.NewLinkLocals(), hostFlows: policy.NewHostFlows(), limits: newLimits(len(o.Bindings.Guests))}
+		linkLocals: policy.NewLinkLocals(), limits: newLimits(len(o.Bindings.Guests))}
 	r.links = [...]stack.Link{stack.Guests: o.Guests, stack.UplinkSide: o.Uplink, stack.Host: o.Host}
 	if o.Clock == nil {
 		r.Clock = tcpip.NewStdClock()
@@ -82,6 +84,10 @@ func New(o Options) (*Router, error) {
 	r.epoch = r.Clock.NowMonotonic()
 	r.neighbours = newNeighbours(r, len(o.Bindings.Guests))
 	r.presence = newPresence(r, len(o.Bindings.Guests))
+	var err error
+	if r.engine, err = newEngine(o.Config, o.Bindings); err != nil {
+		return nil, err
+	}
 	ns, err := stack.NewNetstack(r.Clock, r.transmit)
 	if err != nil {
 		return nil, err
@@ -111,7 +117,8 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		{"neighbours", r.neighbours.run},
 		{"announcements", r.presence.run},
 		{"kernel watch", func(ctx context.Context) error { return r.Watch(ctx, r.update) }},
-		{"log of drops", r.dropLog.run(r)},
+		{"log of drops", r.dropLog.run(r.log, "dropped")},
+		{"log of shadow mode", r.wouldLog.run(r.log, "would have been dropped")},
 	}
 	if r.Control != nil {
 		tasks = append(tasks, task{"control socket", r.serveControl})

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket"
+
 	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/policy"
@@ -66,18 +68,25 @@ domu "one" {
   mac  = "00:16:3e:00:00:01"
   ipv4 = ["192.0.2.10"]
   ipv6 = ["2001:db8:3:2:1::10"]
+  policy = "open"
 }
 domu "two" {
   vif  = "vif2.0"
   mac  = "00:16:3e:00:00:02"
   ipv4 = ["192.0.2.11"]
   ipv6 = ["2001:db8:3:2:1::11"]
+  policy = "open"
+}
+policy "open" {
+  ingress {
+    default = "accept"
+  }
 }
 host {}
 `
 
 func seed(t testing.TB) *sim {
-	return newSim(t, parseConfig(t, string(config.Reference)), seedKernel())
+	return newSim(t, parseConfig(t, cases.Open(config.Reference)), seedKernel())
 }
 
 // withProxy is the network with a proxy block for IPv6.
@@ -429,17 +438,14 @@ func TestMTU(t *testing.T) {
 	k.Uplink.MTU = 1400
 	cfg := parseConfig(t, strings.NewReplacer("PROXY", "", `bridge "xenbr0" {}`, `bridge "xenbr0" { mtu = 1500 }`).Replace(seedFile))
 	tcpFrame := func(s *sim, df bool) ([]byte, policy.Offload) {
-		b := cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 12+8000)
-		ip := b[14:]
-		ip[9] = policy.ProtoTCP
+		one, x := netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 443)
+		s.connect(one, x)
+		var edit []func(gopacket.SerializableLayer)
 		if df {
-			ip[6] = 0x40
+			edit = append(edit, cases.DF)
 		}
-		clear(ip[20:40])
-		ip[32], ip[33] = 0x50, 0x10
-		ip[10], ip[11] = 0, 0
-		binary.BigEndian.PutUint16(ip[10:], ^policy.FoldChecksum(policy.Sum(ip[:20], 0)))
-		return b, policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOTCPv4, GSOSize: 1460, HdrLen: 54, CsumStart: 34, CsumOffset: 16}
+		return cases.TCP(s.RouterMAC, cases.MAC1, one, x, 16, 1000, 2000, 8000, edit...),
+			policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOTCPv4, GSOSize: 1460, HdrLen: 54, CsumStart: 34, CsumOffset: 16}
 	}
 	for _, c := range []struct {
 		name   string

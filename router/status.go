@@ -1,6 +1,7 @@
 package router
 
 import (
+	"sync/atomic"
 	"time"
 
 	"udrouter/policy"
@@ -17,7 +18,8 @@ type Status struct {
 	Links         []LinkStatus      `json:"links"`
 	Domus         []DomuStatus      `json:"domus"`
 	Flows         FlowStatus        `json:"flows"`
-	Drops         map[string]uint64 `json:"drops"` // by reason; those that never happened are left out
+	Drops         map[string]uint64 `json:"drops"`      // by reason; those that never happened are left out
+	WouldDrop     map[string]uint64 `json:"would_drop"` // what policies in shadow mode would have dropped
 	ForeignMAC    uint64            `json:"foreign_mac_uplink"`
 	Reloads       uint64            `json:"reloads"`
 	RouterMAC     string            `json:"router_mac"`
@@ -46,9 +48,10 @@ type DomuStatus struct {
 	TxBytes   uint64            `json:"tx_bytes"`
 	Drops     uint64            `json:"drops"`
 	Reasons   map[string]uint64 `json:"drop_reasons"`
+	WouldDrop map[string]uint64 `json:"would_drop"`
 }
 
-// FlowStatus counts flows: as yet those that dom0 has opened toward guests.
+// FlowStatus counts the flows of all guests.
 type FlowStatus struct {
 	Active int `json:"active"`
 	Max    int `json:"max"`
@@ -58,16 +61,12 @@ type FlowStatus struct {
 func (r *Router) Status() Status {
 	wd := r.current.Load()
 	s := Status{
-		Version: Version, Uptime: time.Since(r.started).Seconds(), Drops: map[string]uint64{},
-		Flows:     FlowStatus{Active: r.hostFlows.Len(), Max: policy.MaxHostFlows},
+		Version: Version, Uptime: time.Since(r.started).Seconds(), WouldDrop: words(&r.would),
+		Flows:     FlowStatus{Active: r.engine.Budget().Used(), Max: r.engine.Budget().Max()},
 		RouterMAC: r.RouterMAC.String(), UplinkAddress: wd.UplinkLL.String(), Warnings: append([]string{}, wd.warnings...),
 		Links: []LinkStatus{}, Domus: []DomuStatus{},
 	}
-	for i := range r.drops {
-		if n := r.drops[i].Load(); n > 0 {
-			s.Drops[policy.Reason(i).String()] += n
-		}
-	}
+	s.Drops = words(&r.drops)
 	for _, link := range r.links {
 		c, ok := link.(interface{ Counters() *stack.Stats })
 		if !ok {
@@ -87,14 +86,20 @@ func (r *Router) Status() Status {
 	}
 	for _, g := range wd.Guests {
 		c := &g.Counters
-		d := DomuStatus{Name: g.Name, RxPackets: c.RxPackets.Load(), TxPackets: c.TxPackets.Load(), RxBytes: c.RxBytes.Load(),
-			TxBytes: c.TxBytes.Load(), Drops: c.DropTotal(), Reasons: map[string]uint64{}}
-		for i := range c.Drops {
-			if n := c.Drops[i].Load(); n > 0 {
-				d.Reasons[policy.Reason(i).String()] = n
-			}
-		}
+		d := DomuStatus{Name: g.Name, Flows: r.engine.Flows(g).Len(), RxPackets: c.RxPackets.Load(), TxPackets: c.TxPackets.Load(), RxBytes: c.RxBytes.Load(),
+			TxBytes: c.TxBytes.Load(), Drops: c.DropTotal(), Reasons: words(&c.Drops), WouldDrop: words(&c.Would)}
 		s.Domus = append(s.Domus, d)
 	}
 	return s
+}
+
+// words are counters by their reasons' words, without those that are 0.
+func words(counters *[policy.Reasons]atomic.Uint64) map[string]uint64 {
+	m := map[string]uint64{}
+	for i := range counters {
+		if n := counters[i].Load(); n > 0 {
+			m[policy.Reason(i).String()] = n
+		}
+	}
+	return m
 }

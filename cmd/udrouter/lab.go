@@ -52,7 +52,7 @@ func labCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			held, err := l.Show(ctx, out, lab.ShowOptions{Router: p, Keep: shell})
+			held, err := l.Show(ctx, out, lab.ShowOptions{Router: p, Keep: shell, Enforced: true})
 			if err != nil {
 				return err
 			}

@@ -138,23 +138,24 @@ func Errors() []Case {
 		drop("to another's link-local address", "case 28", One, policy.LinkLocal, one(func(d, s policy.MAC) []byte { return UDP(d, s, One6, ip("fe80::77"), 8) })),
 
 		drop("no error about an error", "case 68; RFC 1812 4.3.2.7", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
-			return serialize(eth(d, s, layers.EthernetTypeIPv4), edited(ip4(One4, X4, layers.IPProtocolICMPv4), TTL(1)), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 1)}, pay(28))
-		})),
+			quoted := UDP(d, s, X4, One4, 8)[14:]
+			return serialize(eth(d, s, layers.EthernetTypeIPv4), edited(ip4(One4, X4, layers.IPProtocolICMPv4), TTL(1)), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 3)}, raw(quoted))
+		})).after(Uplink, fromGateway(func(d, s policy.MAC) []byte { return UDP(d, s, X4, One4, 8) })),
 		drop("no error about an ICMPv6 error", "case 68; RFC 4443 2.4(e.1)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
 			h := ip6(One6, X6, layers.IPProtocolICMPv6)
 			h.HopLimit = 1
-			return icmp6(d, s, h, 1, 0, raw(make([]byte, 4)), pay(40))
-		})),
-		drop("no error about an ICMPv6 error in a first fragment", "case 68 (g)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
+			return icmp6(d, s, h, 1, 4, raw(make([]byte, 4)), raw(UDP(d, s, X6, One6, 8)[14:]))
+		})).after(Uplink, fromGateway(func(d, s policy.MAC) []byte { return UDP(d, s, X6, One6, 8) })),
+		drop("no error about an ICMPv6 error in a first fragment", "case 68 (g)", One, policy.Unrelated, one(func(d, s policy.MAC) []byte {
 			h := ip6(One6, X6, layers.IPProtocolIPv6Fragment)
 			h.HopLimit = 1
 			return serialize(eth(d, s, layers.EthernetTypeIPv6), h, raw([]byte{58, 0, 0, 1, 0, 0, 0, 9}), raw([]byte{1, 0, 0, 0, 0, 0, 0, 0}), pay(48))
 		})),
 		drop("no error about a later fragment", "case 68 (e)", One, policy.TTLExceeded, one(func(d, s policy.MAC) []byte {
-			h := edited(ip4(One4, X4, layers.IPProtocolUDP), TTL(1))
+			h := edited(ip4(One4, X4, layers.IPProtocolUDP), TTL(1), identified(3))
 			h.FragOffset = 8
 			return serialize(eth(d, s, layers.EthernetTypeIPv4), h, pay(24))
-		})),
+		})).after(One, one(func(d, s policy.MAC) []byte { return UDP(d, s, One4, X4, 56, fragment(0, true), identified(3)) })),
 		drop("no error about a multicast", "case 68 (c); RFC 1812 4.3.2.7", One, policy.Multicast, one(func(d, s policy.MAC) []byte {
 			return UDP(policy.MAC{1, 0, 0x5e, 1, 1, 1}, s, One4, ip("239.1.1.1"), 8, TTL(1))
 		})),

@@ -65,15 +65,6 @@ func fromGateway(make func(dst, src policy.MAC) []byte) Frame {
 
 // Forward are packets that go through.
 func Forward() []Case {
-	fragment := func(off uint16, more bool) func(gopacket.SerializableLayer) {
-		return func(l gopacket.SerializableLayer) {
-			h := l.(*layers.IPv4)
-			h.FragOffset = off
-			if more {
-				h.Flags |= layers.IPv4MoreFragments
-			}
-		}
-	}
 	udp4 := func(d, s policy.MAC) []byte { return UDP(d, s, One4, X4, 100) }
 	corrupt := func(at int) Frame {
 		return fromOne(func(d, s policy.MAC) []byte { f := udp4(d, s); f[at] ^= 0xff; return f })
@@ -98,11 +89,16 @@ func Forward() []Case {
 		}), Uplink),
 		pass("first fragment", "facts N3", One, fromOne(func(d, s policy.MAC) []byte { return UDP(d, s, One4, X4, 16, fragment(0, true)) }), Uplink),
 		pass("later fragment as it came", "facts N3", One, fromOne(func(d, s policy.MAC) []byte {
-			return serialize(eth(d, s, layers.EthernetTypeIPv4), edited(ip4(One4, X4, layers.IPProtocolUDP), fragment(3, false)), pay(13))
-		}), Uplink),
+			return serialize(eth(d, s, layers.EthernetTypeIPv4), edited(ip4(One4, X4, layers.IPProtocolUDP), fragment(3, false), identified(2)), pay(13))
+		}), Uplink).after(One, fromOne(func(d, s policy.MAC) []byte { return UDP(d, s, One4, X4, 16, fragment(0, true), identified(2)) })),
 		pass("IPv6 fragment as it came", "RFC 8200 4.5", One, fromOne(func(d, s policy.MAC) []byte {
 			return serialize(eth(d, s, layers.EthernetTypeIPv6), ip6(One6, X6, layers.IPProtocolIPv6Fragment), raw([]byte{17, 0, 0, 17, 0, 0, 0, 9}), pay(24))
-		}), Uplink),
+		}), Uplink).after(One, fromOne(func(d, s policy.MAC) []byte {
+			return serialize(eth(d, s, layers.EthernetTypeIPv6), ip6(One6, X6, layers.IPProtocolIPv6Fragment), raw([]byte{17, 0, 0, 1, 0, 0, 0, 9}), raw([]byte{0x9c, 0x40, 0x13, 0x88, 0, 80, 1, 1}), pay(8))
+		})),
+		drop("later fragment without its first", "case 61", One, policy.FragmentOrphan, fromOne(func(d, s policy.MAC) []byte {
+			return serialize(eth(d, s, layers.EthernetTypeIPv4), edited(ip4(One4, X4, layers.IPProtocolUDP), fragment(3, false), identified(77)), pay(13))
+		})),
 		pass("an IP protocol that nobody knows", "facts F12; case 25", One, fromOne(func(d, s policy.MAC) []byte {
 			return serialize(eth(d, s, layers.EthernetTypeIPv4), ip4(One4, X4, 253), pay(20))
 		}), Uplink),
@@ -112,9 +108,9 @@ func Forward() []Case {
 		pass("ICMP error whose inner packet has options", "facts F12", Uplink, fromGateway(func(d, s policy.MAC) []byte {
 			inner := ip4(One4, X4, layers.IPProtocolUDP)
 			inner.Options = []layers.IPv4Option{{OptionType: 7, OptionLength: 7, OptionData: []byte{4, 1, 2, 3, 4}}, {OptionType: 0}}
-			body := serialize(inner, raw(make([]byte, 8)))
+			body := serialize(inner, raw([]byte{0x9c, 0x40, 0x13, 0x88, 0, 8, 0, 0}))
 			return serialize(eth(d, s, layers.EthernetTypeIPv4), ip4(X4, One4, layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 1)}, raw(body))
-		}), One),
+		}), One).after(One, fromOne(udp4)),
 		pass("destination options", "case 65", One, fromOne(func(d, s policy.MAC) []byte {
 			return serialize(eth(d, s, layers.EthernetTypeIPv6), ip6(One6, X6, layers.IPProtocolIPv6Destination), raw([]byte{59, 0, 1, 4, 0, 0, 0, 0}))
 		}), Uplink),
@@ -141,6 +137,22 @@ func edited(h *layers.IPv4, edit ...func(gopacket.SerializableLayer)) *layers.IP
 		e(h)
 	}
 	return h
+}
+
+// fragment makes an IPv4 datagram a fragment; off is in units of 8 bytes.
+func fragment(off uint16, more bool) func(gopacket.SerializableLayer) {
+	return func(l gopacket.SerializableLayer) {
+		h := l.(*layers.IPv4)
+		h.FragOffset = off
+		if more {
+			h.Flags |= layers.IPv4MoreFragments
+		}
+	}
+}
+
+// identified gives an IPv4 datagram another identification.
+func identified(id uint16) func(gopacket.SerializableLayer) {
+	return func(l gopacket.SerializableLayer) { l.(*layers.IPv4).Id = id }
 }
 
 func raw(b []byte) gopacket.Payload { return b }

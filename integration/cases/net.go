@@ -7,6 +7,7 @@ package cases
 import (
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -67,8 +68,30 @@ type Case struct {
 	Frame     Frame
 	Out       []Out
 	Reason    policy.Reason
-	Kernel    bool // dom0's kernel, where there is one, answers once
-	Bridge    bool // the bridge, where there is one, stops the frame before the router can count it
+	Kernel    bool   // dom0's kernel, where there is one, answers once
+	Before    []Sent // what is sent before, to open a flow; what becomes of it is another row's matter
+	Bridge    bool   // the bridge, where there is one, stops the frame before the router can count it
+}
+
+// Sent is a frame from somewhere.
+type Sent struct {
+	From  Place
+	Frame Frame
+}
+
+// after gives a row what has to be sent before.
+func (c Case) after(from Place, f Frame) Case {
+	c.Before = append(c.Before, Sent{from, f})
+	return c
+}
+
+// Open is the reference configuration with a policy that refuses nothing, for rows about everything but rules.
+func Open(reference []byte) string {
+	open := strings.NewReplacer("ingress {\n    default = \"drop\"\n    rule \"ssh\"", "ingress {\n    default = \"accept\"\n    rule \"ssh\"", "new_flows = 2000\n", "").Replace(string(reference))
+	if open == string(reference) {
+		panic("the reference configuration has changed")
+	}
+	return open
 }
 
 // serialize makes bytes of layers; lengths and checksums are gopacket's.
@@ -228,3 +251,24 @@ func TTL(n uint8) func(gopacket.SerializableLayer) {
 
 // DF sets IPv4's don't fragment.
 func DF(l gopacket.SerializableLayer) { l.(*layers.IPv4).Flags = layers.IPv4DontFragment }
+
+// TCP makes a segment with n bytes of payload.
+func TCP(dst, src policy.MAC, from, to netip.AddrPort, flags uint8, seq, ack uint32, n int, edit ...func(gopacket.SerializableLayer)) []byte {
+	t := &layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), Seq: seq, Ack: ack, Window: 65535,
+		FIN: flags&1 != 0, SYN: flags&2 != 0, RST: flags&4 != 0, PSH: flags&8 != 0, ACK: flags&16 != 0, URG: flags&32 != 0}
+	var l gopacket.SerializableLayer
+	e := layers.EthernetTypeIPv4
+	if from.Addr().Is4() {
+		h := ip4(from.Addr(), to.Addr(), layers.IPProtocolTCP)
+		must(t.SetNetworkLayerForChecksum(h))
+		l = h
+	} else {
+		h := ip6(from.Addr(), to.Addr(), layers.IPProtocolTCP)
+		must(t.SetNetworkLayerForChecksum(h))
+		l, e = h, layers.EthernetTypeIPv6
+	}
+	for _, f := range edit {
+		f(l)
+	}
+	return serialize(eth(dst, src, e), l, t, pay(n))
+}

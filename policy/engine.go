@@ -1,0 +1,286 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// End is where a packet comes from or goes to: a guest, dom0 or the uplink. Guest is nil for the others.
+type End struct {
+	Zone  Zone
+	Guest *Guest
+}
+
+func (e End) side() Side {
+	switch e.Zone {
+	case ZoneHost:
+		return SideHost
+	case ZoneGuest:
+		return SideGuest + Side(e.Guest.ID)
+	}
+	return SideUplink
+}
+
+// RuleID names a rule of an Engine, or a chain's default. The zero value is none: a guard, the state or a limit decided.
+type RuleID uint32
+
+// RuleInfo is what a RuleID stands for.
+type RuleInfo struct {
+	Policy string // name of the policy; "host" for the host block
+	Chain  string // "egress" or "ingress"
+	Rule   string // its name; "" for the default
+	Source string // file:line of the rule, or of the chain's block
+}
+
+// Verdict is what becomes of a packet that the guards have passed.
+type Verdict struct {
+	Action Action // Accept, Drop, or Reject, which tells the sender
+	Reason Reason // why not; None when accepted
+	Rule   RuleID // which rule or default said so
+	Blame  *Guest // whose rule, state or limit it was; nil for the host block's
+	New    bool   // it has opened a flow
+
+	// Would is what the policy of WouldBlame would have refused it for, if that were not in shadow mode.
+	Would      Reason
+	WouldRule  RuleID
+	WouldBlame *Guest
+}
+
+// GuestPolicy is what an Engine needs of a guest.
+type GuestPolicy struct {
+	Guest  *Guest
+	Policy *Policy
+}
+
+// Engine decides by state, rules and limits. It is immutable but for flow tables and meters, which are safe for concurrent use: so
+// is Decide. It allocates nothing per packet, but for flows that are new.
+type Engine struct {
+	guests []guestEngine // by Guest.ID
+	host   chainEngine   // from guests to dom0; no matcher: there is no host block
+	chains []chainInfo
+	budget *FlowBudget
+}
+
+type guestEngine struct {
+	guest           *Guest
+	shadow          bool
+	egress, ingress chainEngine
+	meter           *Meter
+	table           *FlowTable
+}
+
+type chainEngine struct {
+	matcher *Matcher
+	first   RuleID // of the default; rules follow
+}
+
+type chainInfo struct {
+	policy, chain string
+	Chain
+	first RuleID
+}
+
+// NewEngine compiles the policies of guests, in the order of their IDs, and the host block's ingress chain (nil: none). A policy that several
+// guests have is compiled once; each has its own flows and limits.
+func NewEngine(guests []GuestPolicy, host *Chain, flows int) (*Engine, error) {
+	e := &Engine{budget: NewFlowBudget(flows)}
+	prefixes := map[string][]netip.Prefix{}
+	for _, g := range guests {
+		prefixes[g.Guest.Name] = g.Guest.Addrs
+	}
+	compile := func(name, chain string, c Chain) (chainEngine, error) {
+		m, err := CompileChain(c, func(name string) []netip.Prefix { return prefixes[name] })
+		if err != nil {
+			return chainEngine{}, fmt.Errorf("compiling %s of %s: %w", chain, name, err)
+		}
+		first := RuleID(1)
+		if n := len(e.chains); n > 0 {
+			last := e.chains[n-1]
+			first = last.first + RuleID(len(last.Rules)) + 1
+		}
+		e.chains = append(e.chains, chainInfo{name, chain, c, first})
+		return chainEngine{m, first}, nil
+	}
+	compiled := map[*Policy][2]chainEngine{}
+	for i, g := range guests {
+		if g.Guest.ID != i {
+			return nil, fmt.Errorf("guest %q is number %d, not %d", g.Guest.Name, g.Guest.ID, i)
+		}
+		c, ok := compiled[g.Policy]
+		if !ok {
+			for d, chain := range []Chain{g.Policy.Egress, g.Policy.Ingress} {
+				var err error
+				if c[d], err = compile(g.Policy.Name, []string{"egress", "ingress"}[d], chain); err != nil {
+					return nil, err
+				}
+			}
+			compiled[g.Policy] = c
+		}
+		limit := g.Policy.Limits.Flows
+		if limit == 0 {
+			limit = DefaultFlows
+		}
+		ge := guestEngine{guest: g.Guest, shadow: g.Policy.Mode == Shadow, egress: c[Egress], ingress: c[Ingress], meter: new(Meter), table: NewFlowTable(int(limit), e.budget)}
+		ge.meter.Set(g.Policy.Limits)
+		e.guests = append(e.guests, ge)
+	}
+	if host != nil {
+		var err error
+		if e.host, err = compile("host", "ingress", *host); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// Flows is the table of a guest's flows; Budget bounds all of them.
+func (e *Engine) Flows(g *Guest) *FlowTable { return e.guests[g.ID].table }
+
+// Budget is that of all flow tables.
+func (e *Engine) Budget() *FlowBudget { return e.budget }
+
+// Rule tells what a RuleID stands for.
+func (e *Engine) Rule(id RuleID) (RuleInfo, bool) {
+	for _, c := range e.chains {
+		i := int(id) - int(c.first)
+		if id == 0 || i < 0 || i > len(c.Rules) {
+			continue
+		}
+		info := RuleInfo{Policy: c.policy, Chain: c.chain, Source: c.Source}
+		if i > 0 {
+			info.Rule, info.Source = c.Rules[i-1].Name, c.Rules[i-1].Source
+		}
+		return info, true
+	}
+	return RuleInfo{}, false
+}
+
+// Decide tells what becomes of a packet on its way between two ends, at the monotonic time now. At least one of them is a guest.
+func (e *Engine) Decide(p *Packet, from, to End, now time.Duration) Verdict {
+	v := Verdict{Action: Accept}
+	owner, known := e.state(&v, p, from, to, now)
+	if v.Action != Accept {
+		return v
+	}
+	if !known && !e.open(&v, p, from, to, owner, now) {
+		return v
+	}
+	if from.Guest != nil && !e.meter(&v, p, from.Guest, Egress, now) {
+		return v
+	}
+	if to.Guest != nil {
+		e.meter(&v, p, to.Guest, Ingress, now)
+	}
+	return v
+}
+
+// state looks for the flow that a packet belongs to, in the tables of both ends' guests; the owner is whose table a new one goes into. A
+// flow that refuses the packet decides.
+func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration) (owner *guestEngine, known bool) {
+	for _, end := range [2]End{from, to} {
+		if end.Guest == nil {
+			continue
+		}
+		g := &e.guests[end.Guest.ID]
+		if owner == nil {
+			owner = g
+		}
+		hit, ok := g.table.Lookup(p, from.side(), now)
+		if !ok && p.IsICMPError() && p.L4 != 0 {
+			hit, ok = g.table.Related(p, from.side(), now)
+		}
+		if !ok || hit.Reason == FragmentOrphan {
+			continue
+		}
+		if hit.Reason != None && !v.refuse(g, Drop, hit.Reason, 0) {
+			return owner, false
+		}
+		v.Rule = RuleID(hit.Verdict)
+		return owner, true
+	}
+	return owner, false
+}
+
+// open asks the rules about a packet without a flow, and makes one.
+func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, now time.Duration) bool {
+	q := Query{Src: p.Src, Dst: p.Dst, SrcZone: from.Zone, DstZone: to.Zone, Proto: p.Proto, DstPort: p.DstPort,
+		HasPort: p.L4 != 0 && (p.Proto == ProtoTCP || p.Proto == ProtoUDP)}
+	if p.L4 == 0 {
+		return v.refuse(owner, Drop, FragmentOrphan, 0)
+	}
+	if p.IsICMPError() {
+		return v.refuse(owner, Drop, Unrelated, 0)
+	}
+	if p.isEchoReply() {
+		return v.refuse(owner, Drop, NoFlow, 0)
+	}
+	if from.Guest != nil {
+		g := &e.guests[from.Guest.ID]
+		if a, id := g.egress.match(&q); a != Accept && !v.refuse(g, a, EgressPolicy, id) {
+			return false
+		} else if a == Accept {
+			v.Rule = id
+		}
+	}
+	switch to.Zone {
+	case ZoneGuest:
+		g := &e.guests[to.Guest.ID]
+		if a, id := g.ingress.match(&q); a != Accept && !v.refuse(g, a, IngressPolicy, id) {
+			return false
+		} else if a == Accept {
+			v.Rule = id
+		}
+	case ZoneHost:
+		if e.host.matcher == nil {
+			return v.refuse(nil, Drop, HostPolicy, 0)
+		}
+		a, id := e.host.match(&q)
+		if a != Accept {
+			return v.refuse(nil, a, HostPolicy, id)
+		}
+		v.Rule = id
+	}
+	if v.Would != None {
+		return true // in earnest it would not have come to a flow
+	}
+	if !owner.meter.NewFlows.Take(1, now) {
+		return v.refuse(owner, Drop, LimitNewFlows, 0)
+	}
+	hit, r := owner.table.Create(p, from.side(), to.side(), uint32(v.Rule), 0, now)
+	if r != None {
+		return v.refuse(owner, Drop, r, 0)
+	}
+	v.New = hit.State == FlowUnreplied || hit.State == TCPSynSent
+	return true
+}
+
+// meter counts a packet that passes against a guest's limits.
+func (e *Engine) meter(v *Verdict, p *Packet, guest *Guest, d Direction, now time.Duration) bool {
+	g := &e.guests[guest.ID]
+	if r := g.meter.Admit(p, d, now); r != None {
+		return v.refuse(g, Drop, r, 0)
+	}
+	return true
+}
+
+// refuse notes a refusal by a guest's policy, or by the host block's for nil. It tells whether the packet goes on all the same, as in
+// shadow mode: the first thing that would have stopped it is kept.
+func (v *Verdict) refuse(g *guestEngine, a Action, r Reason, id RuleID) bool {
+	if g != nil && g.shadow {
+		if v.Would == None {
+			v.Would, v.WouldRule, v.WouldBlame = r, id, g.guest
+		}
+		return true
+	}
+	v.Action, v.Reason, v.Rule = a, r, id
+	if g != nil {
+		v.Blame = g.guest
+	}
+	return false
+}
+
+func (c *chainEngine) match(q *Query) (Action, RuleID) {
+	a, i := c.matcher.Match(q)
+	return a, c.first + RuleID(i+1)
+}

@@ -1,0 +1,478 @@
+package policy
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// DefaultTotalFlows is how many flows there may be at a time, of all guests together.
+	DefaultTotalFlows = 1 << 20
+
+	// SweepStep is a number of flows to look at in a call of Sweep or DeleteIf that keeps it below a millisecond.
+	SweepStep = 1024
+
+	// queueGrain is by how much the order of a queue may be wrong: a busy flow moves to its end only so often.
+	queueGrain = time.Second
+
+	slabShift = 10
+	slabSize  = 1 << slabShift // flows; buckets come in as many
+	firstSlab = 16             // of a guest with few flows
+)
+
+// queueID names a queue. A queue holds the flows with one idle time, those that were used last at its end, so that what has expired is at
+// its head. They stand in the order in which a guest gives flows up.
+type queueID uint8
+
+const (
+	queueTCPOpening queueID = iota
+	queueUDPUnreplied
+	queueEchoUnreplied
+	queueOtherUnreplied
+	queueTCPClosing
+	queueTCP
+	queueUDP
+	queueEcho
+	queueOther
+	queueCount
+)
+
+var queueIdle = [queueCount]time.Duration{
+	queueTCPOpening: TCPTransitoryIdle, queueUDPUnreplied: UDPUnrepliedIdle, queueEchoUnreplied: EchoIdle, queueOtherUnreplied: OtherIdle,
+	queueTCPClosing: TCPTransitoryIdle, queueTCP: TCPEstablishedIdle, queueUDP: UDPIdle, queueEcho: EchoIdle, queueOther: OtherIdle,
+}
+
+// yields are the groups of queues in the order in which a guest gives flows up: what nobody has answered, what is over, the others.
+var yields = [...][2]queueID{{queueTCPOpening, queueOtherUnreplied}, {queueTCPClosing, queueTCPClosing}, {queueTCP, queueOther}}
+
+func (f *Flow) queueOf() queueID {
+	switch f.State {
+	case TCPSynSent, TCPSynReceived:
+		return queueTCPOpening
+	case TCPEstablished, TCPFinWait, TCPCloseWait:
+		return queueTCP
+	case TCPLastAck, TCPTimeWait, TCPClosed:
+		return queueTCPClosing
+	}
+	q := queueOther
+	switch f.Key.Proto {
+	case ProtoUDP:
+		q = queueUDP
+	case ProtoICMP, ProtoICMPv6:
+		q = queueEcho
+	}
+	if f.State == FlowUnreplied {
+		q -= queueUDP - queueUDPUnreplied
+	}
+	return q
+}
+
+// FlowBudget bounds the flows of all tables together. It is safe for concurrent use.
+type FlowBudget struct {
+	used atomic.Int64
+	max  int64
+}
+
+// NewFlowBudget makes a budget of that many flows.
+func NewFlowBudget(max int) *FlowBudget { return &FlowBudget{max: int64(max)} }
+
+// Used and Max tell how many flows there are and may be.
+func (b *FlowBudget) Used() int { return int(b.used.Load()) }
+func (b *FlowBudget) Max() int  { return int(b.max) }
+
+func (b *FlowBudget) take() bool {
+	if b.used.Add(1) <= b.max {
+		return true
+	}
+	b.used.Add(-1)
+	return false
+}
+
+// FlowTable remembers the flows of one guest: those that it has opened, and those that the uplink or dom0 has opened toward it. One guest's flows
+// are never given up for another's. It is safe for concurrent use. Nothing that it does to one packet takes longer when there are more flows: the
+// hash table grows by a bucket or two with each flow (linear hashing), memory by 1024 flows, and what expires is at hand.
+type FlowTable struct {
+	mu    sync.Mutex
+	seed  maphash.Seed // so that a guest cannot choose ports whose flows share a bucket
+	total *FlowBudget
+	max   int
+	now   time.Duration // the latest time seen; time does not go back
+
+	slabs  [][]Flow // index i is at i-1; the first slab grows by doubling
+	used   int      // indexes that were ever given out
+	free   uint32   // those that came back, by chain
+	count  int
+	serial uint32
+
+	heads   [][]uint32 // of buckets' chains
+	buckets int
+	mask    uint32 // the buckets, rounded up to a power of two, less one
+
+	queues    [queueCount]struct{ oldest, newest uint32 }
+	datagrams *[MaxDatagrams]datagram
+}
+
+// NewFlowTable makes a table for at most max flows, which take their place in total.
+func NewFlowTable(max int, total *FlowBudget) *FlowTable {
+	return &FlowTable{seed: maphash.MakeSeed(), total: total, max: max}
+}
+
+// clock is now, but not before any time that was seen: goroutines read the clock before they wait for the lock.
+func (t *FlowTable) clock(now time.Duration) time.Duration {
+	t.now = max(t.now, now)
+	return t.now
+}
+
+func (t *FlowTable) at(i uint32) *Flow { return &t.slabs[(i-1)>>slabShift][(i-1)&(slabSize-1)] }
+
+// get is the flow that a reference names, or nil.
+func (t *FlowTable) get(r FlowRef) *Flow {
+	if r.serial == 0 || int(r.index) > t.used {
+		return nil
+	}
+	if f := t.at(r.index); f.serial == r.serial {
+		return f
+	}
+	return nil
+}
+
+func (t *FlowTable) head(hash uint32) *uint32 {
+	b := hash & t.mask
+	if int(b) >= t.buckets {
+		b &= t.mask >> 1
+	}
+	return &t.heads[b>>slabShift][b&(slabSize-1)]
+}
+
+// find is the index of a flow, expired or not, or 0.
+func (t *FlowTable) find(key *FlowKey, hash uint32) uint32 {
+	if t.count == 0 {
+		return 0
+	}
+	for i := *t.head(hash); i != 0; {
+		f := t.at(i)
+		if f.hash == hash && f.Key == *key {
+			return i
+		}
+		i = f.chain
+	}
+	return 0
+}
+
+// insert takes a place for a flow that is not in the table, at the cost of the guest's own oldest if it must.
+func (t *FlowTable) insert(f *Flow, now time.Duration) (ref FlowRef, ok bool) {
+	t.expire(now, 2)
+	for n := 0; t.count > t.max && n < 4; n++ { // the maximum was lowered
+		t.remove(t.oldest())
+	}
+	switch {
+	case t.max <= 0:
+		return ref, false
+	case t.count < t.max && t.total.take():
+	case t.count > 0:
+		t.unlink(t.oldest()) // the place in the budget goes over
+	default:
+		return ref, false
+	}
+	for t.buckets < 2*(t.count+1) {
+		t.split()
+	}
+	i := t.alloc()
+	p := t.at(i)
+	*p = *f
+	if t.serial++; t.serial == 0 {
+		t.serial++
+	}
+	head := t.head(f.hash)
+	p.serial, p.chain, *head = t.serial, *head, i
+	t.count++
+	p.used = now
+	t.enqueue(i, now)
+	return FlowRef{i, p.serial}, true
+}
+
+// split adds a bucket and moves into it what belongs there from the one bucket that held it.
+func (t *FlowTable) split() {
+	n := uint32(t.buckets)
+	s := int(n >> slabShift)
+	if s == len(t.heads) {
+		size := slabSize
+		if s == 0 {
+			size = firstSlab
+		}
+		t.heads = append(t.heads, make([]uint32, 0, size))
+	}
+	t.heads[s] = append(t.heads[s], 0)
+	t.buckets++
+	if n > t.mask {
+		t.mask = t.mask<<1 | 1
+	}
+	if n == 0 {
+		return
+	}
+	b := n & (t.mask >> 1)
+	from, to := &t.heads[b>>slabShift][b&(slabSize-1)], &t.heads[s][n&(slabSize-1)]
+	for *from != 0 {
+		f := t.at(*from)
+		if f.hash&t.mask != n {
+			from = &f.chain
+			continue
+		}
+		i := *from
+		*from, f.chain, *to = f.chain, *to, i
+	}
+}
+
+func (t *FlowTable) alloc() uint32 {
+	if i := t.free; i != 0 {
+		t.free = t.at(i).chain
+		return i
+	}
+	switch s := t.used >> slabShift; {
+	case len(t.slabs) == 0:
+		t.slabs = append(t.slabs, make([]Flow, firstSlab))
+	case s == len(t.slabs):
+		t.slabs = append(t.slabs, make([]Flow, slabSize))
+	case s == 0 && t.used == len(t.slabs[0]):
+		more := make([]Flow, 2*t.used)
+		copy(more, t.slabs[0])
+		t.slabs[0] = more
+	}
+	t.used++
+	return uint32(t.used)
+}
+
+// remove forgets a flow.
+func (t *FlowTable) remove(i uint32) {
+	t.unlink(i)
+	t.total.used.Add(-1)
+}
+
+// unlink is remove without giving back the place in the budget.
+func (t *FlowTable) unlink(i uint32) {
+	f := t.at(i)
+	p := t.head(f.hash)
+	for *p != i {
+		p = &t.at(*p).chain
+	}
+	*p = f.chain
+	t.dequeue(i)
+	f.serial, f.chain, t.free = 0, t.free, i
+	if t.count--; t.count == 0 && len(t.slabs) > 1 {
+		t.release()
+	}
+}
+
+// release gives the memory of an empty table back.
+func (t *FlowTable) release() {
+	t.slabs, t.used, t.free, t.heads, t.buckets, t.mask = nil, 0, 0, nil, 0, 0
+}
+
+// touch refreshes a flow.
+func (t *FlowTable) touch(i uint32, now time.Duration) {
+	f := t.at(i)
+	f.used = now
+	if now-f.queued >= queueGrain || f.queueOf() != f.queue {
+		t.dequeue(i)
+		t.enqueue(i, now)
+	}
+}
+
+func (t *FlowTable) enqueue(i uint32, now time.Duration) {
+	f := t.at(i)
+	f.queue, f.queued = f.queueOf(), now
+	q := &t.queues[f.queue]
+	f.older, f.newer = q.newest, 0
+	if q.newest == 0 {
+		q.oldest = i
+	} else {
+		t.at(q.newest).newer = i
+	}
+	q.newest = i
+}
+
+func (t *FlowTable) dequeue(i uint32) {
+	f := t.at(i)
+	q := &t.queues[f.queue]
+	if f.older == 0 {
+		q.oldest = f.newer
+	} else {
+		t.at(f.older).newer = f.newer
+	}
+	if f.newer == 0 {
+		q.newest = f.older
+	} else {
+		t.at(f.newer).older = f.older
+	}
+}
+
+// oldest is the flow that a guest gives up first; there must be one.
+func (t *FlowTable) oldest() uint32 {
+	for _, group := range yields {
+		var first uint32
+		for q := group[0]; q <= group[1]; q++ {
+			if i := t.queues[q].oldest; i != 0 && (first == 0 || t.at(i).queued < t.at(first).queued) {
+				first = i
+			}
+		}
+		if first != 0 {
+			return first
+		}
+	}
+	return 0
+}
+
+// expire forgets at most n flows that have expired, and tells how many.
+func (t *FlowTable) expire(now time.Duration, n int) int {
+	done := 0
+	for q := range t.queues {
+		for done < n {
+			i := t.queues[q].oldest
+			if i == 0 || !t.at(i).expired(now) {
+				break
+			}
+			t.remove(i)
+			done++
+		}
+	}
+	return done
+}
+
+// Sweep forgets at most n flows that have expired, or that are beyond a lowered maximum. more tells that there may be others; another packet may
+// come in between. A flow may stay for a second longer than Lookup finds it.
+func (t *FlowTable) Sweep(now time.Duration, n int) (more bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	done := t.expire(t.clock(now), n)
+	for ; done < n && t.count > t.max; done++ {
+		t.remove(t.oldest())
+	}
+	return done == n
+}
+
+// Len is the number of flows, those that have expired included until they are swept.
+func (t *FlowTable) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.count
+}
+
+// SetMax changes how many flows there may be. What is too many goes with Sweep and Create.
+func (t *FlowTable) SetMax(max int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.max = max
+}
+
+// Close forgets all flows and refuses others: the guest is gone.
+func (t *FlowTable) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.total.used.Add(int64(-t.count))
+	t.release()
+	t.max, t.count, t.queues, t.datagrams = 0, 0, [queueCount]struct{ oldest, newest uint32 }{}, nil
+}
+
+// SetVerdict notes what another generation of the policy says of a flow that was found. It tells whether the flow is still there, as SetNext and Delete do.
+func (t *FlowTable) SetVerdict(r FlowRef, verdict, generation uint32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.get(r)
+	if f == nil {
+		return false
+	}
+	f.Verdict, f.Generation = verdict, generation
+	return true
+}
+
+// SetNext notes where a direction of a flow goes.
+func (t *FlowTable) SetNext(r FlowRef, reply bool, next NextHop) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.get(r)
+	if f == nil {
+		return false
+	}
+	if reply {
+		f.next[1] = next
+	} else {
+		f.next[0] = next
+	}
+	return true
+}
+
+// Delete forgets a flow that was found.
+func (t *FlowTable) Delete(r FlowRef) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.get(r) == nil {
+		return false
+	}
+	t.remove(r.index)
+	return true
+}
+
+// DeleteIf forgets flows for which drop is true, n places from a position on, the first of which is 0. It returns the next position, 0 when it is
+// through. drop runs under the lock: it must be quick and not call the table.
+func (t *FlowTable) DeleteIf(from uint32, n int, drop func(*Flow) bool) (next uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for ; n > 0 && int(from) < t.used; n-- {
+		from++
+		if f := t.at(from); f.serial != 0 && drop(f) {
+			t.remove(from)
+		}
+	}
+	if int(from) >= t.used {
+		return 0
+	}
+	return from
+}
+
+// Each calls f with a copy of each flow that has not expired, in no order, until f returns false. It holds the lock for a few flows at a time and not
+// while f runs, so that flows which come or go meanwhile may be missed.
+func (t *FlowTable) Each(now time.Duration, f func(*Flow) bool) {
+	flows := make([]Flow, 0, 64)
+	for from, more := 0, true; more; {
+		flows, from, more = t.some(flows[:0], from, now)
+		for i := range flows {
+			if !f(&flows[i]) {
+				return
+			}
+		}
+	}
+}
+
+func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for n := 0; n < slabSize && from < t.used && len(flows) < cap(flows); n++ {
+		from++
+		if f := t.at(uint32(from)); f.serial != 0 && !f.expired(now) {
+			flows = append(flows, *f)
+		}
+	}
+	return flows, from, from < t.used
+}
+
+// Adopt takes a flow over that another table has listed, with its counters and what is known of its windows: after a restart no handshake comes again. It
+// is the only way to a flow without its beginning. It refuses what it knows already, and finds room as Create does.
+func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
+	if f.State == 0 || f.State >= flowStates || (f.Key.Proto == ProtoTCP) != (f.State >= TCPSynSent) {
+		return false
+	}
+	f.hash = uint32(maphash.Comparable(t.seed, f.Key))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now = t.clock(now)
+	if i := t.find(&f.Key, f.hash); i != 0 {
+		if !t.at(i).expired(now) {
+			return false
+		}
+		t.remove(i)
+	}
+	_, ok := t.insert(&f, now)
+	return ok
+}

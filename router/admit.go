@@ -1,0 +1,89 @@
+package router
+
+import (
+	"udrouter/config"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// maxFlows bounds the flows of all guests together: 256 bytes each.
+const maxFlows = policy.DefaultTotalFlows
+
+// newEngine compiles a file's policies for the guests that it binds.
+func newEngine(cfg *config.Config, b *policy.Bindings) (*policy.Engine, error) {
+	named := map[string]*policy.Policy{} // so that guests share what is the same
+	var guests []policy.GuestPolicy
+	for i, g := range b.Guests {
+		d := &cfg.Domus[i]
+		p := named[d.Policy]
+		if p == nil || d.Policy == "" {
+			p = cfg.PolicyFor(d)
+			named[d.Policy] = p
+		}
+		guests = append(guests, policy.GuestPolicy{Guest: g, Policy: p})
+	}
+	var host *policy.Chain
+	if cfg.Host != nil {
+		host = &cfg.Host.Ingress
+	}
+	return policy.NewEngine(guests, host, maxFlows)
+}
+
+// end is where the packet at hand comes from.
+func (w *worker) end(from *policy.Guest) policy.End {
+	switch w.side {
+	case stack.Guests:
+		return policy.End{Zone: policy.ZoneGuest, Guest: from}
+	case stack.Host:
+		return policy.End{Zone: policy.ZoneHost}
+	}
+	return policy.End{Zone: policy.ZoneUplink}
+}
+
+// admit tells whether the policy lets a packet go to an end. If not, it is counted, and its sender told where a rule says so.
+func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool {
+	v := w.engine.Decide(p, w.end(from), to, w.now())
+	if v.Would != policy.None {
+		w.would[v.Would].Add(1)
+		v.WouldBlame.Counters.Would[v.Would].Add(1)
+		w.wouldLog.note(v.Would, v.WouldBlame, p)
+	}
+	if v.Action == policy.Accept {
+		return true
+	}
+	blame := v.Blame
+	if blame == nil {
+		blame = from
+	}
+	w.drop(blame, v.Reason)
+	if v.Action == policy.Reject {
+		w.reject(p, from)
+	}
+	return false
+}
+
+// reject tells the sender of a packet that it was refused: by a reset or by communication administratively prohibited (RFC 1812 5.2.7.1,
+// RFC 4443 3.1), as often as errors may be reported.
+func (w *worker) reject(p *policy.Packet, from *policy.Guest) {
+	if p.Proto != policy.ProtoTCP {
+		w.report(p, from, stack.Prohibited)
+		return
+	}
+	if !stack.MayReport(p) || !w.mayReport(p, from, false) {
+		return
+	}
+	if f := stack.BuildReset(p); f != nil {
+		w.sendError(f, p, from)
+	}
+}
+
+// sweep forgets flows that have expired, a bounded number of each guest's at a time.
+func (r *Router) sweep() {
+	for _, g := range r.Bindings.Guests {
+		for range 16 {
+			if !r.engine.Flows(g).Sweep(r.now(), policy.SweepStep) {
+				break
+			}
+		}
+	}
+}
