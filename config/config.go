@@ -202,9 +202,6 @@ func (c *Config) NotEnforced() []string {
 	if n := len(c.Tests); n > 0 {
 		lines = append(lines, fmt.Sprintf("test blocks (%d) are valid, but not run yet", n))
 	}
-	if c.Host != nil && c.Host.Uplink != nil {
-		lines = append(lines, fmt.Sprintf("host (%s): its uplink block is not enforced yet", c.Host.Range))
-	}
 	return lines
 }
 

@@ -476,9 +476,9 @@ func (d *decoder) decodeHost(raw *rawHost) {
 	}
 	h := &Host{Range: rangeOf(raw.At)}
 	h.Interface, d.hostIfAt = d.interfaceKey(raw.Interface, "udrhost", raw.At)
-	h.Ingress = d.decodeChain(raw.Ingress, policy.Drop, raw.At)
+	h.Ingress = d.decodeChain(raw.Ingress, policy.Drop, raw.At, nil)
 	if raw.Uplink != nil {
-		c := d.decodeChain(raw.Uplink, policy.Drop, raw.At)
+		c := d.decodeChain(raw.Uplink, policy.Drop, raw.At, uplinkToHost)
 		h.Uplink = &c
 	}
 	d.cfg.Host = h

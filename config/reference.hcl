@@ -185,7 +185,8 @@ host {
   }
 
   # From the internet to dom0. Default when the block is left out: dom0's own firewall decides. Default in it:
-  # drop, so name the port by which you administer the host.
+  # drop, so name the port by which you administer the host. dom0's own connections go on, and neighbour
+  # discovery and DHCP pass, whatever the rules say; dom0's other firewall rules hold as well.
   uplink {
     default = "drop"
     rule "ssh" {

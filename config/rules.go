@@ -17,15 +17,20 @@ func (d *decoder) decodePolicies(raws []rawPolicy) {
 		raw := &raws[i]
 		p := policy.Policy{Name: raw.Name, Source: place(raw.At)}
 		p.Mode, _ = oneWord(d.reporter, raw.Mode, policy.Enforce, choice[policy.Mode]{"enforce", policy.Enforce}, choice[policy.Mode]{"shadow", policy.Shadow})
-		p.Egress = d.decodeChain(raw.Egress, policy.Accept, raw.At)
-		p.Ingress = d.decodeChain(raw.Ingress, policy.Drop, raw.At)
+		p.Egress = d.decodeChain(raw.Egress, policy.Accept, raw.At, nil)
+		p.Ingress = d.decodeChain(raw.Ingress, policy.Drop, raw.At, nil)
 		p.Limits = d.decodeLimits(raw.Limits)
 		d.cfg.Policies = append(d.cfg.Policies, p)
 	}
 }
 
+// ends are who alone stands at the two ends of a block's packets, besides addresses; nil where others do too.
+type ends struct{ from, to policy.PeerKind }
+
+var uplinkToHost = &ends{policy.PeerUplink, policy.PeerHost}
+
 // decodeChain is the chain of a block, or the default alone; at is the place of what contains the block.
-func (d *decoder) decodeChain(raw *rawChain, dflt policy.Action, at hcl.Range) policy.Chain {
+func (d *decoder) decodeChain(raw *rawChain, dflt policy.Action, at hcl.Range, e *ends) policy.Chain {
 	if raw == nil {
 		return policy.Chain{Default: dflt, Source: place(at)}
 	}
@@ -34,7 +39,7 @@ func (d *decoder) decodeChain(raw *rawChain, dflt policy.Action, at hcl.Range) p
 	for i := range raw.Rules {
 		d.name("rule", raw.Rules[i].Name, raw.Rules[i].NameAt, &seen)
 		d.rules.enter(raw.Rules[i].Name, raw.Rules[i].NameAt)
-		c.Rules = append(c.Rules, d.decodeRule(&raw.Rules[i]))
+		c.Rules = append(c.Rules, d.decodeRule(&raw.Rules[i], e))
 	}
 	return c
 }
@@ -46,7 +51,7 @@ func (d *decoder) action(a *hcl.Attribute, dflt policy.Action) policy.Action {
 
 const takesAction = `"accept", "drop" or "reject"`
 
-func (d *decoder) decodeRule(raw *rawRule) policy.Rule {
+func (d *decoder) decodeRule(raw *rawRule, e *ends) policy.Rule {
 	r := policy.Rule{Name: raw.Name, Proto: policy.AnyProto, Source: place(raw.At)}
 	if d.require(raw.Action, raw.At, "action", takesAction) {
 		r.Action = d.action(raw.Action, 0)
@@ -61,8 +66,11 @@ func (d *decoder) decodeRule(raw *rawRule) policy.Rule {
 			d.hasPorts(raw.Ports, raw.Proto, r.Proto)
 		}
 	}
-	r.From = d.peers(raw.From)
-	r.To = d.peers(raw.To)
+	if e == nil {
+		e = &ends{}
+	}
+	r.From = d.peers(raw.From, e.from)
+	r.To = d.peers(raw.To, e.to)
 	return r
 }
 
@@ -179,7 +187,9 @@ func (d *decoder) portRange(v value) (policy.PortRange, bool) {
 
 const takesPeer = `an address, a prefix, "domu:NAME", "host" or "uplink", in quotes`
 
-func (d *decoder) peers(a *hcl.Attribute) []policy.Peer {
+// peers are one end of a rule. Where only has a kind, another that is named never stands there: a rule that says so is a mistake, and one
+// that denies would give false comfort.
+func (d *decoder) peers(a *hcl.Attribute, only policy.PeerKind) []policy.Peer {
 	elems, ok := d.list(a, `a list of addresses, prefixes, "domu:NAME", "host" or "uplink"`)
 	if !ok {
 		return nil
@@ -198,6 +208,14 @@ func (d *decoder) peers(a *hcl.Attribute) []policy.Peer {
 		p, named := d.namedPeer(s, v.at)
 		if !named {
 			p, ok = d.prefixPeer(s, a.Name, v.at)
+		}
+		if ok && p.Kind != policy.PeerPrefix && p.Kind != 0 && only != 0 && p.Kind != only {
+			end, is := "sender", `"uplink"`
+			if only == policy.PeerHost {
+				end, is = "receiver", `"host"`
+			}
+			d.errorf(v.at, "Peer that never matches", "This block is about packets that come by the uplink to dom0: their %s is %s or an address there, never %q. What guests send to dom0 is the host's ingress block's.", end, is, excerpt(s))
+			continue
 		}
 		if ok && p.Kind != 0 {
 			peers = append(peers, p)
