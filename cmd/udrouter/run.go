@@ -145,7 +145,7 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 func dom0Spec(cfg *config.Config, mac policy.MAC, mtu int, state string, log *slog.Logger) dom0.Spec {
 	s := dom0.Spec{Uplink: cfg.Uplink.Name, Bridge: cfg.Bridge.Name, MTU: mtu, TxQueueLen: stack.TxQueueLen, TAP: cfg.Bridge.TAP, RouterMAC: mac, Isolate: cfg.Bridge.Isolate, StateDir: state, Log: log}
 	if cfg.Host != nil {
-		s.HostTUN = cfg.Host.Interface
+		s.HostTUN, s.HostUplink = cfg.Host.Interface, cfg.Host.Uplink
 	}
 	for _, n := range cfg.Networks {
 		s.Guests = append(s.Guests, n.Prefix)

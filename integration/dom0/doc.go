@@ -43,6 +43,13 @@
 // family's input chain stops :02 (:00 is forwarded without STP, :01 the kernel drops); and the netdev chain on the bridge device
 // stops whatever else would go up.
 //
+// # What the internet may send to dom0
+//
+// host.uplink is the chain "input" of the inet table, at a priority after the filters of others: it admits nothing that they drop,
+// and they see what they saw before. It looks at what comes by the uplink only. Replies and related errors pass by connection
+// tracking, which is switched on before the rules are there, and is told of the connections that dom0's sockets have already
+// (track_linux.go): a filter whose coming ends an administrator's download is none that one dares to install.
+//
 // # Undo
 //
 // Before the first change a journal with what was found is written to Spec.StateDir; a killed run leaves it there, and

@@ -6,11 +6,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"udrouter/policy"
 )
 
 // Dom0 is dom0's kernel as a router needs it. Its methods may be called concurrently.
@@ -139,8 +142,11 @@ func newDom0(stateDir, bridge string, log *slog.Logger) (_ *Dom0, err error) {
 		return nil, err
 	}
 	// Before the first look at the kernel's state: what changes after it is not missed.
-	d.events, err = openEvents(d.ns)
-	return d, err
+	if d.events, err = openEvents(d.ns); err != nil {
+		return nil, err
+	}
+	d.guard.dialled = d.events.ignore
+	return d, d.events.ignore(d.guard.portID.Load())
 }
 
 // recover reads the journal that a killed run left for this bridge, and undoes those for others.
@@ -243,7 +249,11 @@ func (d *Dom0) Update(spec Spec) error {
 	if spec.Bridge != d.spec.Bridge || spec.StateDir != d.spec.StateDir {
 		return fmt.Errorf("changing the bridge from %s to %s: that needs a restart", d.spec.Bridge, spec.Bridge)
 	}
-	d.spec = spec.clone()
+	next := spec.clone()
+	if reflect.DeepEqual(next.HostUplink, d.spec.HostUplink) {
+		next.HostUplink = d.spec.HostUplink // which the tables were made of: they stay, with their counters
+	}
+	d.spec = next
 	d.conflicts = nil
 	_, err := d.sync()
 	return explain(err)
@@ -257,6 +267,15 @@ func (s Spec) clone() Spec {
 	}
 	s.HostRoutes = slices.Clone(s.HostRoutes)
 	s.Guests, s.Bound, s.Answered = slices.Clone(s.Guests), slices.Clone(s.Bound), slices.Clone(s.Answered)
+	if s.HostUplink != nil {
+		c := policy.Chain{Default: s.HostUplink.Default, Rules: slices.Clone(s.HostUplink.Rules)}
+		for i := range c.Rules {
+			r := &c.Rules[i]
+			r.Ports, r.From, r.To = slices.Clone(r.Ports), slices.Clone(r.From), slices.Clone(r.To)
+			r.Source = "" // a rule that has moved in its file is the same rule
+		}
+		s.HostUplink = &c
+	}
 	return s
 }
 

@@ -1,6 +1,7 @@
 package dom0
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -13,12 +14,14 @@ import (
 	"github.com/google/nftables/userdata"
 	mdnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"udrouter/policy"
 )
 
 // TableName is the name of this package's nftables tables, one in each of the families netdev, inet and bridge.
 const TableName = "udrouter"
 
-// Priorities of the chains. Input rules for dom0 itself (host.uplink) will be a chain of their own in the inet table.
+// Priorities of the guard's chains; host.uplink has its own, see prioInput.
 const (
 	prioFirst = -500 // netdev and bridge: before any other rule
 	prioRaw   = -450 // inet: before conntrack's defragmentation (NF_IP_PRI_CONNTRACK_DEFRAG, -400)
@@ -31,6 +34,13 @@ const (
 	minSecuredSize = 1024
 )
 
+// What the socket may hold at a time, in bytes; nothing is allocated before it is needed. A transaction is one message, which the kernel's
+// default (208 KiB) would limit to a few hundred rules, and each rule is answered twice.
+const (
+	sendBuffer    = 64 << 20
+	receiveBuffer = 256 << 20
+)
+
 // shape is all that the guard's rules depend on. When it changes the tables are replaced; contents change alone.
 type shape struct {
 	uplink, bridge, tap, hostTUN string
@@ -38,6 +48,7 @@ type shape struct {
 	guests                       string
 	vifs                         string
 	heldSize, securedSize        uint32
+	input                        *policy.Chain // host.uplink; another pointer is another chain
 }
 
 // contents are the parts of the guard that follow the kernel's state.
@@ -55,6 +66,8 @@ type guard struct {
 	installed bool
 	shape     shape
 	contents  contents
+	untracked error                     // why connections from before host.uplink may not be known to the kernel
+	dialled   func(portID uint32) error // told of another socket; nil: nobody
 }
 
 func openGuard(ns *netNS) (*guard, error) {
@@ -69,6 +82,10 @@ func (g *guard) dial() error {
 	}
 	err := g.ns.do(func() (err error) {
 		g.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdnetlink.Conn) error {
+			// Forced past the machine's limits where the privilege suffices.
+			if err := errors.Join(c.SetWriteBuffer(sendBuffer), c.SetReadBuffer(receiveBuffer)); err != nil {
+				return err
+			}
 			raw, err := c.SyscallConn()
 			if err != nil {
 				return err
@@ -83,6 +100,9 @@ func (g *guard) dial() error {
 	})
 	if err != nil {
 		return fmt.Errorf("opening nftables netlink: %w", err)
+	}
+	if g.dialled != nil {
+		return g.dialled(g.portID.Load())
 	}
 	return nil
 }
@@ -113,6 +133,11 @@ func (g *guard) apply(s shape, prefixes []netip.Prefix, vifs []string, c content
 	s.guests, s.vifs = fmt.Sprint(prefixes), fmt.Sprint(vifs)
 	switch {
 	case !g.installed || s != g.shape:
+		if s.input != nil && (!g.installed || g.shape.input == nil) {
+			if err := g.track(); err != nil {
+				return false, err
+			}
+		}
 		if err := g.install(s, prefixes, vifs, c); err != nil {
 			return false, fmt.Errorf("installing the nftables tables %s: %w", TableName, err)
 		}
@@ -192,13 +217,23 @@ func (g *guard) install(s shape, prefixes []netip.Prefix, vifs []string, c conte
 	if err := g.addSet(table[nftables.TableFamilyBridge], setSecured, nftables.TypeIFIndex, s.securedSize, indexes(c.secured)); err != nil {
 		return err
 	}
+	if s.input != nil {
+		sets, _ := inputChains(s.uplink, s.input)
+		for _, set := range sets {
+			if err := g.addSet(table[nftables.TableFamilyINet], set.name, set.key, 0, set.elems); err != nil {
+				return err
+			}
+		}
+	}
 	for _, ch := range chains(s) {
 		t := table[ch.family]
-		kept := nftables.ChainPolicyAccept
-		chain := g.conn.AddChain(&nftables.Chain{
-			Name: ch.name, Table: t, Type: nftables.ChainTypeFilter, Device: ch.device,
-			Hooknum: ch.hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(ch.priority)), Policy: &kept,
-		})
+		chain := &nftables.Chain{Name: ch.name, Table: t}
+		if ch.hook != nil {
+			kept := nftables.ChainPolicyAccept
+			chain.Type, chain.Device, chain.Hooknum, chain.Policy = nftables.ChainTypeFilter, ch.device, ch.hook, &kept
+			chain.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.priority))
+		}
+		chain = g.conn.AddChain(chain)
 		for _, r := range ch.rules {
 			rule := &nftables.Rule{Table: t, Chain: chain, Exprs: r.exprs}
 			if r.comment != "" {
@@ -327,7 +362,8 @@ func lastAddr(p netip.Prefix) netip.Addr {
 }
 
 // Counters tells how many packets each kind of rule has stopped since its table was installed, by the rule's
-// comment. Replacing the tables (another uplink, other networks) starts them again at 0.
+// comment; of host.uplink, how many each rule has decided on. Replacing the tables (another uplink, other networks, other rules)
+// starts them again at 0.
 func (d *Dom0) Counters() (map[string]uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -338,7 +374,7 @@ func (d *Dom0) Counters() (map[string]uint64, error) {
 	for _, ch := range chains(d.guard.shape) {
 		t := &nftables.Table{Name: TableName, Family: ch.family}
 		for _, r := range ch.rules {
-			if r.comment != "" {
+			if slices.ContainsFunc(r.exprs, isCounter) {
 				sum[r.comment] += 0
 			}
 		}
@@ -355,6 +391,16 @@ func (d *Dom0) Counters() (map[string]uint64, error) {
 			}
 		}
 	}
+	if in := d.guard.shape.input; in != nil {
+		for i := range in.Rules {
+			sum[CountInputRule(in.Rules[i].Name)] += 0 // also of those that can match nothing
+		}
+	}
 	maps.DeleteFunc(sum, func(k string, _ uint64) bool { return k == "" })
 	return sum, nil
+}
+
+func isCounter(e expr.Any) bool {
+	_, ok := e.(*expr.Counter)
+	return ok
 }

@@ -38,14 +38,14 @@ type rule struct {
 type chain struct {
 	family   nftables.TableFamily
 	name     string
-	hook     *nftables.ChainHook
+	hook     *nftables.ChainHook // nil: other chains lead there
 	priority int32
 	device   string // netdev
 	rules    []rule
 }
 
-// chains are the guard's rules, in the order in which a packet meets them. Each chain accepts what it does not drop, so
-// dom0's own firewall decides as it did.
+// chains are the guard's rules, in the order in which a packet meets them; chains without a hook come before those that lead there. Each chain
+// accepts what it does not drop, so dom0's own firewall decides as it did.
 func chains(s shape) []chain {
 	var out []chain
 	if s.uplinkIndex != 0 {
@@ -113,7 +113,12 @@ func chains(s shape) []chain {
 		drop(CountForwardGuest, nfproto(unix.NFPROTO_IPV6), load(netHeader, 24, 16), in(setGuests6), notIn(setHeld6)),
 		drop(CountForwardGuest, nfproto(unix.NFPROTO_IPV6), load(netHeader, 8, 16), in(setGuests6), notIn(setHeld6)),
 	)
-	return append(out, chain{nftables.TableFamilyINet, "forward", nftables.ChainHookForward, prioRaw, "", forward})
+	out = append(out, chain{nftables.TableFamilyINet, "forward", nftables.ChainHookForward, prioRaw, "", forward})
+	if s.input != nil {
+		_, input := inputChains(s.uplink, s.input)
+		out = append(out, input...)
+	}
+	return out
 }
 
 // Pieces of rules. Each works on register 1.

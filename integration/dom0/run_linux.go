@@ -2,6 +2,7 @@ package dom0
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -190,6 +191,27 @@ func subscribe(proto int, groups ...int) (*os.File, error) {
 		}
 	}
 	return f, nil
+}
+
+// ignore keeps the guard's own changes out of the nftables socket. The kernel tells of every rule at once, and of thousands more than the
+// socket holds: the loss would be taken for a change of somebody else's, and have them all installed again, for ever.
+func (e *events) ignore(portID uint32) error {
+	const portIDAt = 12 // struct nlmsghdr: nlmsg_pid; messages that come together are of one transaction
+	own := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, portID))
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portIDAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: own},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	raw, err := e.nftables.SyscallConn()
+	if err != nil {
+		return err
+	}
+	set := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	})
+	return errors.Join(set, err)
 }
 
 func (e *events) close() {

@@ -49,6 +49,10 @@ type Spec struct {
 	Bound    []netip.Prefix
 	Answered []netip.Addr
 
+	// HostUplink are the rules for what comes by the uplink to dom0 itself; nil: none at all, dom0's firewall is the user's. Everyone
+	// there is "uplink", dom0 is "host", and guests are neither: what names them there matches nothing.
+	HostUplink *policy.Chain
+
 	// StateDir holds the lock and the journal, such as /run/udrouter.
 	StateDir string
 
@@ -121,7 +125,45 @@ func (s *Spec) validate() error {
 			}
 		}
 	}
+	if c := s.HostUplink; c != nil {
+		if c.Default < policy.Accept || c.Default > policy.Reject {
+			fail("host.uplink: the default %s is no action", c.Default)
+		}
+		for i := range c.Rules {
+			if what := badRule(&c.Rules[i]); what != "" {
+				fail("host.uplink: rule %q: %s", c.Rules[i].Name, what)
+			}
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// maxRuleName keeps a rule's comment in what the kernel stores of it.
+const maxRuleName = 200 // bytes
+
+// badRule tells what is wrong with a rule, as package config would not have let it through.
+func badRule(r *policy.Rule) string {
+	switch {
+	case r.Name == "" || len(r.Name) > maxRuleName:
+		return fmt.Sprintf("its name is not of 1 to %d bytes", maxRuleName)
+	case r.Action < policy.Accept || r.Action > policy.Reject:
+		return "it has no action"
+	case r.Proto != policy.AnyProto && (r.Proto < 0 || r.Proto > 255):
+		return fmt.Sprintf("%d is not a protocol", r.Proto)
+	case len(r.Ports) > 0 && r.Proto != policy.ProtoTCP && r.Proto != policy.ProtoUDP:
+		return "only tcp and udp have ports"
+	}
+	for _, p := range r.Ports {
+		if p.First == 0 || p.First > p.Last {
+			return fmt.Sprintf("%d-%d is not a range of ports", p.First, p.Last)
+		}
+	}
+	for _, p := range slices.Concat(r.From, r.To) {
+		if p.Kind == policy.PeerPrefix && (!p.Prefix.IsValid() || p.Prefix != p.Prefix.Masked() || p.Prefix.Addr().Is4In6()) {
+			return fmt.Sprintf("%s is not a prefix", p.Prefix)
+		}
+	}
+	return ""
 }
 
 // guestPrefixes is every address that belongs to guests, as prefixes of which none contains another, in order.
@@ -131,14 +173,18 @@ func (s *Spec) guestPrefixes() []netip.Prefix {
 	for _, a := range s.Answered {
 		all = append(all, netip.PrefixFrom(a, a.BitLen()))
 	}
-	all = slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+	return mergePrefixes(slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() }))
+}
+
+// mergePrefixes puts prefixes in order and leaves out what another contains.
+func mergePrefixes(list []netip.Prefix) (out []netip.Prefix) {
+	all := slices.Clone(list)
 	slices.SortFunc(all, func(a, b netip.Prefix) int {
 		if c := a.Addr().Compare(b.Addr()); c != 0 {
 			return c
 		}
 		return a.Bits() - b.Bits()
 	})
-	var out []netip.Prefix
 	for _, p := range all {
 		// A container sorts before what it contains.
 		if n := len(out); n > 0 && out[n-1].Contains(p.Addr()) {

@@ -126,7 +126,7 @@ func (d *Dom0) mayCreate() bool { return !d.opened || d.journal.Created != "" }
 // guardTables installs the nftables tables, or has them follow the kernel's addresses and the ports' state.
 func (p *pass) guardTables() {
 	st, s := p.st, p.spec
-	sh := shape{uplink: s.Uplink, bridge: s.Bridge, tap: s.TAP, hostTUN: s.HostTUN}
+	sh := shape{uplink: s.Uplink, bridge: s.Bridge, tap: s.TAP, hostTUN: s.HostTUN, input: s.HostUplink}
 	if st.uplink != nil {
 		sh.uplinkIndex = st.uplink.index
 	}
@@ -143,6 +143,9 @@ func (p *pass) guardTables() {
 	slices.Sort(c.secured)
 	if changed, err := p.guard.apply(sh, prefixes, vifs, c); changed || err != nil {
 		p.did(fmt.Sprintf("setting the nftables guard (%d ports secured)", len(c.secured)), err)
+	}
+	if err := p.guard.untracked; err != nil && s.HostUplink != nil {
+		p.warnf("host.uplink: connections that dom0 had already may stall until dom0 sends something on them: %v", err)
 	}
 }
 

@@ -390,9 +390,13 @@ func ether(dst, src policy.MAC, etherType uint16, packet []byte) []byte {
 
 // udp is a packet with a UDP datagram, for IPv4 or IPv6.
 func udp(src, dst string, port uint16, payload string) []byte {
+	return udpFrom(src, 4000, dst, port, payload)
+}
+
+func udpFrom(src string, srcPort uint16, dst string, port uint16, payload string) []byte {
 	s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
 	h := make([]byte, 8, 8+len(payload))
-	binary.BigEndian.PutUint16(h, 4000)
+	binary.BigEndian.PutUint16(h, srcPort)
 	binary.BigEndian.PutUint16(h[2:], port)
 	binary.BigEndian.PutUint16(h[4:], uint16(8+len(payload)))
 	h = append(h, payload...)
