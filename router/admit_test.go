@@ -1,0 +1,90 @@
+package router
+
+import (
+	"net/netip"
+	"testing"
+
+	"udrouter/config"
+	"udrouter/integration/cases"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+func reference(t testing.TB) *sim {
+	s := newSim(t, parseConfig(t, string(config.Reference)), seedKernel())
+	s.learn()
+	s.newWorker(stack.Guests).appearedAll()
+	s.links[stack.UplinkSide].Take()
+	return s
+}
+
+// The reference's rules on packets: what is admitted passes with its answers, what is rejected is told, what is dropped is not.
+func TestRules(t *testing.T) {
+	one, two, x := netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.Two4, 5000), netip.AddrPortFrom(cases.X4, 25)
+	t.Run("reject", func(t *testing.T) {
+		s := reference(t)
+		s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC1, one, x, 2, 999, 0, 0))
+		got := s.frames(stack.Guests)
+		if len(got) != 1 || got[0].Proto != policy.ProtoTCP || got[0].TCPFlags != 4|16 || got[0].Src != cases.X4 || got[0].DstMAC != cases.MAC1 || got[0].SrcPort != 25 {
+			t.Errorf("told %+v", got)
+		}
+		if n := len(s.frames(stack.UplinkSide)); n != 0 || s.counts()[policy.EgressPolicy] != 1 {
+			t.Errorf("%d frames left, counted %v", n, s.counts())
+		}
+	})
+	t.Run("the receiver's policy", func(t *testing.T) {
+		s := reference(t)
+		s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, two.Addr(), 8))
+		if n := len(s.frames(stack.Guests)); n != 0 || s.counts()[policy.IngressPolicy] != 1 || s.Bindings.Guests[1].Counters.Drops[policy.IngressPolicy].Load() != 1 {
+			t.Errorf("%d frames, counted %v", n, s.counts())
+		}
+	})
+	t.Run("answers pass by state", func(t *testing.T) {
+		s := reference(t)
+		answer := cases.TCP(eth0MAC, gatewayMAC, netip.AddrPortFrom(cases.X4, 443), one, 2|16, 1999, 1000, 0)
+		s.send(stack.UplinkSide, answer)
+		if n := len(s.frames(stack.Guests)); n != 0 {
+			t.Errorf("an answer to nothing passed: %v", s.counts())
+		}
+		s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC1, one, netip.AddrPortFrom(cases.X4, 443), 2, 999, 0, 0))
+		s.send(stack.UplinkSide, answer)
+		if n := len(s.frames(stack.Guests)); n != 1 {
+			t.Errorf("%d answers passed: %v", n, s.counts())
+		}
+	})
+	t.Run("new flows a second", func(t *testing.T) {
+		s := reference(t)
+		for i := range 2100 { // the file admits 2000
+			s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC1, netip.AddrPortFrom(cases.One4, uint16(1000+i)), netip.AddrPortFrom(cases.X4, 443), 2, 999, 0, 0))
+		}
+		if n := s.counts()[policy.LimitNewFlows]; n != 100 {
+			t.Errorf("%d of 2100 new flows were refused, want 100", n)
+		}
+		s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC2, netip.AddrPortFrom(cases.Two4, 1000), netip.AddrPortFrom(cases.X4, 443), 2, 999, 0, 0))
+		if n := s.Bindings.Guests[1].Counters.Drops[policy.LimitNewFlows].Load(); n != 0 {
+			t.Error("the other guest's first flow was refused")
+		}
+	})
+}
+
+// In shadow mode a policy drops nothing, and counts what it would have dropped; guards drop all the same.
+func TestShadow(t *testing.T) {
+	cfg := parseConfig(t, string(config.Reference))
+	cfg.Policies[0].Mode = policy.Shadow
+	s := newSim(t, cfg, seedKernel())
+	s.learn()
+	s.newWorker(stack.Guests).appearedAll()
+	s.links[stack.UplinkSide].Take()
+	s.send(stack.Guests,
+		cases.TCP(s.RouterMAC, cases.MAC1, netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 25), 2, 999, 0, 0),
+		cases.UDP(s.RouterMAC, cases.MAC1, cases.Two4, cases.X4, 8))
+	if n := len(s.frames(stack.UplinkSide)); n != 1 {
+		t.Errorf("%d frames left, want the one that the policy would have rejected", n)
+	}
+	if n := len(s.frames(stack.Guests)); n != 0 {
+		t.Errorf("the guest was told %d times", n)
+	}
+	if s.would[policy.EgressPolicy].Load() != 1 || s.Bindings.Guests[0].Counters.Would[policy.EgressPolicy].Load() != 1 || s.counts()[policy.EgressPolicy] != 0 || s.counts()[policy.IPBinding] != 1 {
+		t.Errorf("counted %v, would have %d", s.counts(), s.would[policy.EgressPolicy].Load())
+	}
+}
