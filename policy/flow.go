@@ -36,8 +36,8 @@ type FlowKey struct {
 	Family       uint8 // 4 or 6
 }
 
-// FlowKey is the key of the flow that a packet belongs to, and whether the packet goes from B to A. ok is false for what has no flow: later
-// fragments, ARP, all of ICMP but echo, and what a host sends to itself.
+// FlowKey is the key of the flow that a packet belongs to, and whether the packet goes from B to A. ok is false for what has no
+// flow: later fragments, ARP, all of ICMP but echo, and what a host sends to itself.
 func (p *Packet) FlowKey() (key FlowKey, reversed, ok bool) {
 	if p.L4 == 0 || p.Src == p.Dst {
 		return key, false, false
@@ -86,8 +86,11 @@ const (
 	flowStates
 )
 
-var flowStateWords = [flowStates]string{FlowUnreplied: "unreplied", FlowReplied: "replied", TCPSynSent: "syn-sent", TCPSynReceived: "syn-received",
-	TCPEstablished: "established", TCPFinWait: "fin-wait", TCPCloseWait: "close-wait", TCPLastAck: "last-ack", TCPTimeWait: "time-wait", TCPClosed: "closed"}
+var flowStateWords = [flowStates]string{
+	FlowUnreplied: "unreplied", FlowReplied: "replied", TCPSynSent: "syn-sent", TCPSynReceived: "syn-received",
+	TCPEstablished: "established", TCPFinWait: "fin-wait", TCPCloseWait: "close-wait", TCPLastAck: "last-ack",
+	TCPTimeWait: "time-wait", TCPClosed: "closed",
+}
 
 func (s FlowState) String() string {
 	if s > 0 && s < flowStates {
@@ -99,8 +102,8 @@ func (s FlowState) String() string {
 // NextHop is the forwarder's own memory of where one direction of a flow goes. The table only keeps it.
 type NextHop [16]byte
 
-// Flow is an entry of a FlowTable. It has no pointers, so that the garbage collector does not look at a million of them. What a lookup
-// reads stands in its first 64 bytes.
+// Flow is an entry of a FlowTable. It has no pointers, so that the garbage collector does not look at a million of them. What a
+// lookup reads stands in its first 64 bytes.
 type Flow struct {
 	Key        FlowKey
 	State      FlowState
@@ -156,9 +159,10 @@ type FlowHit struct {
 	Next                NextHop // of this direction
 }
 
-// Lookup finds the flow of a packet that comes from a side at the monotonic time now. When the packet is acceptable it advances the flow's state, puts
-// off its end and counts the packet. ok is false when the packet has no flow here: the policy then decides whether it
-// may open one with Create; ICMP errors go to Related. A later fragment that is not found is a FragmentOrphan.
+// Lookup finds the flow of a packet that comes from a side at the monotonic time now. When the packet is acceptable it advances
+// the flow's state, puts off its end and counts the packet. ok is false when the packet has no flow here: the policy then
+// decides whether it may open one with Create; ICMP errors go to Related. A later fragment that is not found is a
+// FragmentOrphan.
 func (t *FlowTable) Lookup(p *Packet, from Side, now time.Duration) (hit FlowHit, ok bool) {
 	if p.L4 == 0 {
 		if !p.Fragment {
@@ -234,8 +238,9 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 	return f.hit(ref, dir, None), true
 }
 
-// Create makes the flow of a packet that the policy has admitted, on its way between two sides. Where the flow has come to be in the meantime, it
-// is found as by Lookup. Only what may open a flow does: of TCP a SYN alone, of ICMP an echo request, anything else of other protocols.
+// Create makes the flow of a packet that the policy has admitted, on its way between two sides. Where the flow has come to be in
+// the meantime, it is found as by Lookup. Only what may open a flow does: of TCP a SYN alone, of ICMP an echo request, anything
+// else of other protocols.
 func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32, now time.Duration) (hit FlowHit, r Reason) {
 	key, reversed, ok := p.FlowKey()
 	if !ok {
@@ -271,7 +276,8 @@ func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32,
 	if i := t.find(&key, hash); i != 0 { // closed, as lookup says
 		t.remove(i)
 	}
-	f := Flow{Key: key, hash: hash, Reversed: reversed, State: state, From: from, To: to, Verdict: verdict, Generation: generation, Opened: now, tcp: conn}
+	f := Flow{Key: key, hash: hash, Reversed: reversed, State: state, Verdict: verdict, Generation: generation,
+		From: from, To: to, Opened: now, tcp: conn}
 	f.count(0, p)
 	ref, ok := t.insert(&f, now)
 	if !ok {

@@ -141,7 +141,7 @@ func TestFlows(t *testing.T) {
 		{"echo, another identifier", []packet{{0, out(six, 58, echo(128, 7)), guest, "new unreplied"}, {0, back(six, 58, echo(129, 8)), uplink, "miss"}, {0, back(six, 58, echo(129, 7)), uplink, "replied"}}},
 		{"echo request the other way", []packet{{0, out(four, 1, echo(8, 7)), guest, "new unreplied"}, {0, back(four, 1, echo(8, 7)), uplink, "miss"}, {0, out(four, 1, echo(0, 7)), guest, "miss"}}},
 		{"SCTP", []packet{{0, out(four, 132, make([]byte, 12)), guest, "new unreplied"}, {9 * time.Minute, back(four, 132, make([]byte, 12)), uplink, "replied"}, {10 * time.Minute, back(four, 132, make([]byte, 12)), uplink, "miss"}}},
-		{"time goes back", []packet{{0, out(four, 17, udp(1)), guest, "new unreplied"}, {-time.Minute, back(four, 17, udp(1)), uplink, "replied"}}},
+		{"time goes back", []packet{{0, out(four, 17, udp(1)), guest, "new unreplied"}, {-time.Minute, out(four, 17, udp(1)), guest, "unreplied"}, {89 * time.Second, back(four, 17, udp(1)), uplink, "replied"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			table, now := NewFlowTable(10, NewFlowBudget(10)), time.Hour

@@ -22,8 +22,8 @@ const (
 	firstSlab = 16             // of a guest with few flows
 )
 
-// queueID names a queue. A queue holds the flows with one idle time, those that were used last at its end, so that what has expired is at
-// its head. They stand in the order in which a guest gives flows up.
+// queueID names a queue. A queue holds the flows with one idle time, those that were used last at its end, so that what has
+// expired is at its head. They stand in the order in which a guest gives flows up.
 type queueID uint8
 
 const (
@@ -90,9 +90,10 @@ func (b *FlowBudget) take() bool {
 	return false
 }
 
-// FlowTable remembers the flows of one guest: those that it has opened, and those that the uplink or dom0 has opened toward it. One guest's flows
-// are never given up for another's. It is safe for concurrent use. Nothing that it does to one packet takes longer when there are more flows: the
-// hash table grows by a bucket or two with each flow (linear hashing), memory by 1024 flows, and what expires is at hand.
+// FlowTable remembers the flows of one guest: those that it has opened, and those that the uplink or dom0 has opened toward it.
+// One guest's flows are never given up for another's. It is safe for concurrent use. Nothing that it does to one packet takes
+// longer when there are more flows: the hash table grows by a bucket or two with each flow (linear hashing), memory by 1024
+// flows, and what expires is at hand.
 type FlowTable struct {
 	mu    sync.Mutex
 	seed  maphash.Seed // so that a guest cannot choose ports whose flows share a bucket
@@ -340,8 +341,8 @@ func (t *FlowTable) expire(now time.Duration, n int) int {
 	return done
 }
 
-// Sweep forgets at most n flows that have expired, or that are beyond a lowered maximum. more tells that there may be others; another packet may
-// come in between. A flow may stay for a second longer than Lookup finds it.
+// Sweep forgets at most n flows that have expired, or that are beyond a lowered maximum. more tells that there may be others;
+// another packet may come in between. A flow may stay for a second longer than Lookup finds it.
 func (t *FlowTable) Sweep(now time.Duration, n int) (more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -375,7 +376,8 @@ func (t *FlowTable) Close() {
 	t.max, t.count, t.queues, t.datagrams = 0, 0, [queueCount]struct{ oldest, newest uint32 }{}, nil
 }
 
-// SetVerdict notes what another generation of the policy says of a flow that was found. It tells whether the flow is still there, as SetNext and Delete do.
+// SetVerdict notes what another generation of the policy says of a flow that was found. It tells whether the flow is still
+// there, as SetNext and Delete do.
 func (t *FlowTable) SetVerdict(r FlowRef, verdict, generation uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -414,8 +416,8 @@ func (t *FlowTable) Delete(r FlowRef) bool {
 	return true
 }
 
-// DeleteIf forgets flows for which drop is true, n places from a position on, the first of which is 0. It returns the next position, 0 when it is
-// through. drop runs under the lock: it must be quick and not call the table.
+// DeleteIf forgets flows for which drop is true, n places from a position on, the first of which is 0. It returns the next
+// position, 0 when it is through. drop runs under the lock: it must be quick and not call the table.
 func (t *FlowTable) DeleteIf(from uint32, n int, drop func(*Flow) bool) (next uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -431,8 +433,8 @@ func (t *FlowTable) DeleteIf(from uint32, n int, drop func(*Flow) bool) (next ui
 	return from
 }
 
-// Each calls f with a copy of each flow that has not expired, in no order, until f returns false. It holds the lock for a few flows at a time and not
-// while f runs, so that flows which come or go meanwhile may be missed.
+// Each calls f with a copy of each flow that has not expired, in no order, until f returns false. It holds the lock for a few
+// flows at a time and not while f runs, so that flows which come or go meanwhile may be missed.
 func (t *FlowTable) Each(now time.Duration, f func(*Flow) bool) {
 	flows := make([]Flow, 0, 64)
 	for from, more := 0, true; more; {
@@ -457,8 +459,9 @@ func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int
 	return flows, from, from < t.used
 }
 
-// Adopt takes a flow over that another table has listed, with its counters and what is known of its windows: after a restart no handshake comes again. It
-// is the only way to a flow without its beginning. It refuses what it knows already, and finds room as Create does.
+// Adopt takes a flow over that another table has listed, with its counters and what is known of its windows: after a restart no
+// handshake comes again. It is the only way to a flow without its beginning. It refuses what it knows already, and finds room as
+// Create does.
 func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
 	if f.State == 0 || f.State >= flowStates || (f.Key.Proto == ProtoTCP) != (f.State >= TCPSynSent) {
 		return false

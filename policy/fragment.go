@@ -3,8 +3,8 @@ package policy
 import "time"
 
 const (
-	// FragmentIdle is how long later fragments may follow their first. Reassembly takes up to 60 s (RFC 8200 4.5), but what has not come after half of
-	// that is lost.
+	// FragmentIdle is how long later fragments may follow their first. Reassembly takes up to 60 s (RFC 8200 4.5), but what has
+	// not come after half of that is lost.
 	FragmentIdle = 30 * time.Second
 
 	// MaxDatagrams is how many datagrams of a guest may be on their way in pieces; the oldest goes first.
@@ -14,8 +14,8 @@ const (
 	maxRanges = 16
 )
 
-// datagram is a datagram whose first fragment has passed. Nothing is held back or put together: it knows which bytes have passed, so that
-// none passes twice.
+// datagram is a datagram whose first fragment has passed. Nothing is held back or put together: it knows which bytes have
+// passed, so that none passes twice.
 type datagram struct {
 	src, dst [16]byte
 	id       uint32
@@ -49,8 +49,8 @@ func (t *FlowTable) datagram(p *Packet, from Side, now time.Duration) *datagram 
 	return nil
 }
 
-// firstFragment tests a first fragment of a flow, or of none yet, against what has passed of its datagram. known tells that there is
-// a record.
+// firstFragment tests a first fragment of a flow, or of none yet, against what has passed of its datagram. known tells that
+// there is a record.
 func (t *FlowTable) firstFragment(p *Packet, flow FlowRef, from Side, now time.Duration) (known bool, r Reason) {
 	d := t.datagram(p, from, now)
 	switch {
@@ -106,8 +106,9 @@ func (t *FlowTable) laterFragment(p *Packet, from Side, now time.Duration) (hit 
 	return f.hit(d.flow, dir, None), true
 }
 
-// add takes the bytes from a to b of a datagram. An exact copy passes (RFC 8200 4.5 lets receivers ignore it), any other overlap condemns the
-// whole: also where the last fragment ends before another one, and where a copy can no longer be told from an overlap.
+// add takes the bytes from a to b of a datagram. An exact copy passes (RFC 8200 4.5 lets receivers ignore it), any other overlap
+// condemns the whole: also where the last fragment ends before another one, and where a copy can no longer be told from an
+// overlap.
 func (d *datagram) add(a, b int, more bool) Reason {
 	if a == b || b > 0xffff {
 		return Malformed

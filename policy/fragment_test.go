@@ -64,6 +64,8 @@ func TestFragments(t *testing.T) {
 		{"around a later one", "RFC 5722 4", []piece{{0, 80, false, "ok"}, {160, 240, false, "ok"}, {80, 320, false, "fragment-overlap"}}},
 		{"the same start, shorter", "RFC 5722 4", []piece{{0, 80, false, "ok"}, {80, 240, false, "ok"}, {80, 160, false, "fragment-overlap"}}},
 		{"the last one overlaps by a byte", "bonk", []piece{{0, 80, false, "ok"}, {80, 89, true, "ok"}, {88, 96, true, "fragment-overlap"}}},
+		{"behind one that came early", "RFC 5722 4", []piece{{0, 80, false, "ok"}, {240, 320, false, "ok"}, {80, 160, false, "ok"}, {248, 256, false, "fragment-overlap"}}},
+		{"whole, and then overlapped", "RFC 5722 4", []piece{{0, 80, false, "ok"}, {80, 100, true, "ok"}, {72, 88, false, "fragment-overlap"}, {0, 80, false, "fragment-overlap"}}},
 		{"beyond the end", "RFC 5722 4", []piece{{0, 80, false, "ok"}, {160, 200, true, "ok"}, {200, 208, false, "fragment-overlap"}, {80, 160, false, "fragment-overlap"}}},
 		{"more at the end", "RFC 8200 4.5", []piece{{0, 80, false, "ok"}, {160, 200, true, "ok"}, {160, 200, false, "fragment-overlap"}}},
 		{"two ends", "RFC 8200 4.5", []piece{{0, 80, false, "ok"}, {160, 200, true, "ok"}, {80, 120, true, "fragment-overlap"}}},
@@ -194,6 +196,14 @@ func TestFragmentRanges(t *testing.T) {
 	play(4, 0, 8, false)
 	for i := 1; i < maxRanges; i++ {
 		play(4, 8*i, 8*i+8, false)
+	}
+	for i := range maxRanges - 1 {
+		play(5, 8*i, 8*i+8, false)
+	}
+	for _, f := range []piece{{800, 808, false, "ok"}, {120, 128, false, "ok"}, {800, 816, false, "fragment-overlap"}} { // between what was joined and the last
+		if got := play(5, f.a, f.b, false); got != f.want {
+			t.Errorf("%+v: %s", f, got)
+		}
 	}
 	for _, f := range []piece{{400, 408, false, "ok"}, {128, 136, false, "ok"}, {136, 400, false, "ok"}, {8, 16, false, "fragment-overlap"}} {
 		if got := play(4, f.a, f.b, false); got != f.want {

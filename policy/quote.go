@@ -41,9 +41,9 @@ func (t *FlowTable) Related(p *Packet, from Side, now time.Duration) (hit FlowHi
 	return f.hit(FlowRef{i, f.serial}, 1-dir, None), true
 }
 
-// quoted reads what an error says of the packet that it is about, as far as a key needs it, and that packet's transport header, of which
-// there are 8 bytes at least. Only errors that hosts may get from afar have one: RFC 1122 3.2.2 without Source Quench (RFC 6633) and
-// Redirect, RFC 4443 3. None of them is ever sent in fragments.
+// quoted reads what an error says of the packet that it is about, as far as a key needs it, and that packet's transport header,
+// of which there are 8 bytes at least. Only errors that hosts may get from afar have one: RFC 1122 3.2.2 without Source Quench
+// (RFC 6633) and Redirect, RFC 4443 3. None of them is ever sent in fragments.
 func (p *Packet) quoted() (q Packet, l4 []byte, ok bool) {
 	if p.L4 == 0 || p.Fragment || len(p.Frame) < p.L4+8 {
 		return q, nil, false

@@ -73,7 +73,8 @@ func (g *segment) readScale(b []byte) {
 	}
 }
 
-// possible tells whether a TCP sends such flags: scans do not (RFC 9293 3.5 to 3.10; all but the first SYN and a reset acknowledge).
+// possible tells whether a TCP sends such flags: scans do not (RFC 9293 3.5 to 3.10; all but the first SYN and a reset
+// acknowledge).
 func (g *segment) possible() bool {
 	switch g.flags & (tcpFIN | tcpSYN | tcpRST | tcpACK) {
 	case tcpSYN, tcpSYN | tcpACK, tcpRST, tcpRST | tcpACK, tcpACK, tcpFIN | tcpACK:
@@ -115,8 +116,8 @@ type tcpSide struct {
 	flags  uint8
 }
 
-// tcpConn follows a connection; side 0 has opened it. How far it is follows from what each side has sent and acknowledged, so that simultaneous
-// open, split handshakes and simultaneous close need no transitions of their own.
+// tcpConn follows a connection; side 0 has opened it. How far it is follows from what each side has sent and acknowledged, so
+// that simultaneous open, split handshakes and simultaneous close need no transitions of their own.
 type tcpConn struct {
 	side      [2]tcpSide
 	again     tcpSYNAgain
@@ -179,7 +180,8 @@ func (c *tcpConn) answer(g *segment) {
 	y.edge = y.end + x.window
 }
 
-// advance judges a segment of side s and notes what it says. quiet: it passes, but proves nothing, and must not keep the flow alive.
+// advance judges a segment of side s and notes what it says. quiet: it passes, but proves nothing, and must not keep the flow
+// alive.
 func (c *tcpConn) advance(s int, g *segment) (r Reason, quiet bool) {
 	switch {
 	case !g.possible():
@@ -266,8 +268,8 @@ func (c *tcpConn) plain(s int, g *segment) (r Reason, quiet bool) {
 	return None, false
 }
 
-// plausible is the window check: it starts within what the peer has allowed or behind a byte that probes the window, does not repeat what is long past, acknowledges what the
-// peer has sent, and not what is long acknowledged (RFC 5961 5.2).
+// plausible is the window check: it starts within what the peer has allowed or behind a byte that probes the window, does not
+// repeat what is long past, acknowledges what the peer has sent, and not what is long acknowledged (RFC 5961 5.2).
 func (c *tcpConn) plausible(x, y *tcpSide, g *segment) bool {
 	if y.flags&sideOpen == 0 && !after(g.ack, y.iss) {
 		return false
@@ -279,8 +281,8 @@ func (c *tcpConn) plausible(x, y *tcpSide, g *segment) bool {
 // note takes what a segment of x has shown.
 func (c *tcpConn) note(x, y *tcpSide, g *segment) {
 	end := g.end
-	if most := g.seq + maxFragmentedTCP; g.partial && after(most, end) {
-		end = most
+	if g.partial { // it may be as long as its window lets it
+		end = g.seq + maxFragmentedTCP
 		if after(end, x.edge) {
 			end = x.edge
 		}
@@ -293,9 +295,6 @@ func (c *tcpConn) note(x, y *tcpSide, g *segment) {
 	}
 	if after(end, x.end) {
 		x.end = end
-	}
-	if after(end, x.edge) { // the window was probed, or overdrawn and so repeated
-		y.window = max(y.window, end-x.una)
 	}
 	if g.flags&tcpFIN != 0 {
 		x.flags |= sideFIN
@@ -318,10 +317,10 @@ func (c *tcpConn) note(x, y *tcpSide, g *segment) {
 	}
 }
 
-// reset judges a RST. Its receiver obeys only one with exactly the number that it expects (RFC 5961 3.2), which lies between what it has
-// acknowledged and what the sender has sent: nothing else passes, not even within the window, since a receiver without RFC 5961
-// would obey it, and a peer that is gone resets exactly what it is sent next. Of those the table believes the two ends, and lets the
-// receiver speak about the others.
+// reset judges a RST. Its receiver obeys only one with exactly the number that it expects (RFC 5961 3.2), which lies between
+// what it has acknowledged and what the sender has sent: nothing else passes, not even within the window, since a receiver
+// without RFC 5961 would obey it, and a peer that is gone resets exactly what it is sent next. Of those the table believes the
+// two ends, and lets the receiver speak about the others.
 func (c *tcpConn) reset(s int, g *segment) (r Reason, quiet bool) {
 	x, y := &c.side[s], &c.side[1-s]
 	switch {
@@ -330,10 +329,10 @@ func (c *tcpConn) reset(s int, g *segment) (r Reason, quiet bool) {
 			return TCPWindow, false
 		}
 	case c.side[1].flags&sideSYN == 0:
-		if y.flags&sideChallenged != 0 && g.seq == c.challenge { // of the peer's other connection; the SYN comes again
-			return None, true
-		}
 		if !within(g.seq, x.iss+1, x.end) {
+			if y.flags&sideChallenged != 0 && g.seq == c.challenge { // of the peer's other connection; the SYN comes again
+				return None, true
+			}
 			return TCPWindow, false
 		}
 	case s == 1 && c.again.flags&sideSYN != 0 && g.flags&tcpACK != 0 && g.ack == c.again.end: // refuses the other SYN
