@@ -193,7 +193,7 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration) (
 		if !ok || hit.Reason == FragmentOrphan {
 			continue
 		}
-		if hit.Reason != None && !v.refuse(g, Drop, hit.Reason, 0) {
+		if hit.Reason != None && !e.unfit(v, from, to, hit.Reason) {
 			return owner, false
 		}
 		v.Rule = RuleID(hit.Verdict)
@@ -207,13 +207,13 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 	q := Query{Src: p.Src, Dst: p.Dst, SrcZone: from.Zone, DstZone: to.Zone, Proto: p.Proto, DstPort: p.DstPort,
 		HasPort: p.L4 != 0 && (p.Proto == ProtoTCP || p.Proto == ProtoUDP)}
 	if p.L4 == 0 {
-		return v.refuse(owner, Drop, FragmentOrphan, 0)
+		return e.unfit(v, from, to, FragmentOrphan)
 	}
 	if p.IsICMPError() {
-		return v.refuse(owner, Drop, Unrelated, 0)
+		return e.unfit(v, from, to, Unrelated)
 	}
 	if p.isEchoReply() {
-		return v.refuse(owner, Drop, NoFlow, 0)
+		return e.unfit(v, from, to, NoFlow)
 	}
 	if from.Guest != nil {
 		g := &e.guests[from.Guest.ID]
@@ -248,11 +248,26 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 		return v.refuse(owner, Drop, LimitNewFlows, 0)
 	}
 	hit, r := owner.table.Create(p, from.side(), to.side(), uint32(v.Rule), 0, now)
-	if r != None {
+	switch r {
+	case None:
+	case FlowLimit:
 		return v.refuse(owner, Drop, r, 0)
+	default:
+		return e.unfit(v, from, to, r)
 	}
 	v.New = hit.State == FlowUnreplied || hit.State == TCPSynSent
 	return true
+}
+
+// unfit refuses what fits no flow. Each guest whose policy is in force, and dom0 as a receiver, wants a flow: one end in shadow mode does
+// not excuse the other.
+func (e *Engine) unfit(v *Verdict, from, to End, r Reason) bool {
+	for _, end := range [2]End{from, to} {
+		if end.Guest != nil && !v.refuse(&e.guests[end.Guest.ID], Drop, r, 0) {
+			return false
+		}
+	}
+	return to.Zone != ZoneHost || v.refuse(nil, Drop, r, 0)
 }
 
 // meter counts a packet that passes against a guest's limits.

@@ -2,7 +2,11 @@ package router
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
 
 	"udrouter/config"
 	"udrouter/integration/cases"
@@ -86,5 +90,39 @@ func TestShadow(t *testing.T) {
 	}
 	if s.would[policy.EgressPolicy].Load() != 1 || s.Bindings.Guests[0].Counters.Would[policy.EgressPolicy].Load() != 1 || s.counts()[policy.EgressPolicy] != 0 || s.counts()[policy.IPBinding] != 1 {
 		t.Errorf("counted %v, would have %d", s.counts(), s.would[policy.EgressPolicy].Load())
+	}
+}
+
+// A policy in shadow mode excuses its own guest, and nobody else: what has no flow reaches neither an enforcing neighbour nor dom0 by it.
+func TestShadowEndsAtOthers(t *testing.T) {
+	src := string(config.Reference)
+	at := strings.Index(src, "policy \"untrusted\"")
+	block := src[at : at+strings.Index(src[at:], "\n}\n")+3]
+	watched := strings.NewReplacer("\"untrusted\"", "\"watched\"", "\"enforce\"", "\"shadow\"").Replace(block)
+	src = strings.Replace(src, "policy = \"untrusted\"", "policy = \"watched\"", 1) + watched // of domu one
+	for _, to := range []struct {
+		name    string
+		v4, v6  netip.Addr
+		side    stack.Side
+		passing bool // by the uplink nobody else is concerned
+	}{{"another guest", cases.Two4, cases.Two6, stack.Guests, false}, {"dom0", cases.Dom04, cases.Router6, stack.Host, false}, {"the internet", cases.X4, cases.X6, stack.UplinkSide, true}} {
+		for name, frame := range map[string]func(d, s policy.MAC) []byte{
+			"later fragment": func(d, s policy.MAC) []byte {
+				return cases.UDP(d, s, cases.One4, to.v4, 16, func(l gopacket.SerializableLayer) { l.(*layers.IPv4).FragOffset = 3 })
+			},
+			"echo reply": func(d, s policy.MAC) []byte { return cases.Echo(d, s, cases.One6, to.v6, true, 8) },
+			"ACK": func(d, s policy.MAC) []byte {
+				return cases.TCP(d, s, netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(to.v4, 443), 16, 1, 1, 0)
+			},
+		} {
+			s := newSim(t, parseConfig(t, src), seedKernel())
+			s.learn()
+			s.newWorker(stack.Guests).appearedAll()
+			s.links[stack.UplinkSide].Take()
+			s.send(stack.Guests, frame(s.RouterMAC, cases.MAC1))
+			if n := len(s.links[to.side].Take()); (n == 1) != to.passing {
+				t.Errorf("%s to %s: %d frames, counted %v", name, to.name, n, s.counts())
+			}
+		}
 	}
 }
