@@ -5,14 +5,14 @@
 //	address.go        what an address is by itself
 //	binding.go        whose it is: the table of guests
 //	guard.go          what a guest may never send, and what never comes from the uplink
-//	engine.go         what state, rules and limits say of what the guards have passed
+//	engine.go         state, rules of both ends and limits, one after the other, make a verdict
 //	flow.go           what belongs together: the key, the entry, and looking it up
 //	tcp.go            which segments a TCP connection can send
 //	fragment.go       later fragments follow their first
 //	quote.go          which flow an ICMP error is about
 //	flowtable.go      the memory of flows: budgets, expiry, listing
+//	compile.go        chains of rules, compiled to the sets of bitset.go, so that no walk over all finds the first match
 //	limit.go          token buckets
-//	compile.go bitset.go  chains of rules, compiled so that the first match is found without a walk over all
 //	rule.go           rules, chains and limits as package config reads them
 //	reason.go         the closed list of reasons
 package policy

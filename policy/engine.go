@@ -39,7 +39,6 @@ type Verdict struct {
 	Reason Reason // why not; None when accepted
 	Rule   RuleID // which rule or default said so
 	Blame  *Guest // whose rule, state or limit it was; nil for the host block's
-	New    bool   // it has opened a flow
 
 	// Would is what the policy of WouldBlame would have refused it for, if that were not in shadow mode.
 	Would      Reason
@@ -247,15 +246,13 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 	if !owner.meter.NewFlows.Take(1, now) {
 		return v.refuse(owner, Drop, LimitNewFlows, 0)
 	}
-	hit, r := owner.table.Create(p, from.side(), to.side(), uint32(v.Rule), 0, now)
-	switch r {
+	switch _, r := owner.table.Create(p, from.side(), to.side(), uint32(v.Rule), 0, now); r {
 	case None:
 	case FlowLimit:
 		return v.refuse(owner, Drop, r, 0)
 	default:
 		return e.unfit(v, from, to, r)
 	}
-	v.New = hit.State == FlowUnreplied || hit.State == TCPSynSent
 	return true
 }
 

@@ -51,6 +51,16 @@ func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
 
+// Bits is the address as a number, its first octet the highest of 48 bits, for those who keep it in an atomic.
+func (m MAC) Bits() uint64 {
+	return uint64(m[0])<<40 | uint64(m[1])<<32 | uint64(m[2])<<24 | uint64(m[3])<<16 | uint64(m[4])<<8 | uint64(m[5])
+}
+
+// MACFromBits is the inverse of Bits.
+func MACFromBits(b uint64) MAC {
+	return MAC{byte(b >> 40), byte(b >> 32), byte(b >> 24), byte(b >> 16), byte(b >> 8), byte(b)}
+}
+
 // IsZero tells whether every bit is 0; no station has that address.
 func (m MAC) IsZero() bool { return m == MAC{} }
 

@@ -11,16 +11,9 @@ const maxFlows = policy.DefaultTotalFlows
 
 // newEngine compiles a file's policies for the guests that it binds.
 func newEngine(cfg *config.Config, b *policy.Bindings) (*policy.Engine, error) {
-	named := map[string]*policy.Policy{} // so that guests share what is the same
 	var guests []policy.GuestPolicy
 	for i, g := range b.Guests {
-		d := &cfg.Domus[i]
-		p := named[d.Policy]
-		if p == nil || d.Policy == "" {
-			p = cfg.PolicyFor(d)
-			named[d.Policy] = p
-		}
-		guests = append(guests, policy.GuestPolicy{Guest: g, Policy: p})
+		guests = append(guests, policy.GuestPolicy{Guest: g, Policy: cfg.PolicyFor(&cfg.Domus[i])})
 	}
 	var host *policy.Chain
 	if cfg.Host != nil {
@@ -79,11 +72,9 @@ func (w *worker) reject(p *policy.Packet, from *policy.Guest) {
 
 // sweep forgets flows that have expired, a bounded number of each guest's at a time.
 func (r *Router) sweep() {
+	const steps = 16
 	for _, g := range r.Bindings.Guests {
-		for range 16 {
-			if !r.engine.Flows(g).Sweep(r.now(), policy.SweepStep) {
-				break
-			}
+		for i := 0; i < steps && r.engine.Flows(g).Sweep(r.now(), policy.SweepStep); i++ {
 		}
 	}
 }

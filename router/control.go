@@ -33,8 +33,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 }
 
 // ListenControl opens the control socket, 0660. The directory is made where it is missing, 0750, and is the group's as the socket is.
-// One that a killed run has left behind is replaced; one that is in use is
-// an error.
+// A socket that a killed run has left behind is replaced; one that is in use is an error.
 func ListenControl(c config.Control) (net.Listener, error) {
 	dir := filepath.Dir(c.Socket)
 	if err := os.MkdirAll(dir, 0o750); err != nil {

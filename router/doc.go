@@ -4,6 +4,7 @@
 //  2. proxy.go      ARP and ND: answers on both sides, for what is bound and for nothing else
 //     presence.go   which guests are there: learned answers and announcements
 //  3. forward.go    to a guest, to the uplink, to dom0 or to the router itself; TTL, MTU, MACs
+//     admit.go      what state, rules and limits say of it; resets and errors where a rule rejects
 //     neighbour.go  next hops on the uplink, with a bounded queue while one is being asked for
 //     report.go     ICMP errors, a share for each guest
 //  4. egress        the worker hands the batch to the links, whole

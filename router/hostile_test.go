@@ -140,45 +140,9 @@ func TestAnswerShares(t *testing.T) {
 	}
 }
 
-const prefixFile = `
-uplink "eth0" {
-  gateway4 = "192.0.1.1"
-}
-bridge "xenbr0" {}
-network "v4" {
-  prefix   = "192.0.2.0/24"
-  gateway  = "192.0.2.1"
-  upstream = "routed"
-}
-network "v6" {
-  prefix   = "2001:db8:3:2::/64"
-  gateway  = "2001:db8:3:2:1::1"
-  upstream = "proxied"
-  proxy {
-    answer = "learned"
-  }
-}
-domu "one" {
-  vif  = "vif1.0"
-  mac  = "00:16:3e:00:00:01"
-  ipv4 = ["192.0.2.10"]
-  ipv6 = ["2001:db8:3:2:1::10"]
-  policy = "open"
-}
-domu "two" {
-  vif  = "vif2.0"
-  mac  = "00:16:3e:00:00:02"
-  ipv4 = ["192.0.2.11"]
-  ipv6 = ["2001:db8:3:2:2::/80"]
-  policy = "open"
-}
-policy "open" {
-  ingress {
-    default = "accept"
-  }
-}
-host {}
-`
+// prefixFile is the seed's network with answers that are learned, a guest that has a whole prefix, and the kernel's gateway6.
+var prefixFile = strings.NewReplacer("PROXY", "  proxy {\n    answer = \"learned\"\n  }\n", "  gateway6 = \"2001:db8:3:2::1\"\n", "",
+	"2001:db8:3:2:1::11", "2001:db8:3:2:2::/80").Replace(seedFile)
 
 // A guest with a whole prefix shows more addresses than it may, and has more of them asked for than may wait: the other guest is
 // learned and answered for all the same. When its vif is gone, none of its addresses is answered for.

@@ -74,15 +74,7 @@ func (n *neighbour) mac() (policy.MAC, bool) {
 		n.used.Store(true)
 	}
 	b := n.bits.Load()
-	return policy.MAC{byte(b >> 40), byte(b >> 32), byte(b >> 24), byte(b >> 16), byte(b >> 8), byte(b)}, b != 0
-}
-
-func bits(m policy.MAC) uint64 {
-	var b uint64
-	for _, o := range m {
-		b = b<<8 | uint64(o)
-	}
-	return b
+	return policy.MACFromBits(b), b != 0
 }
 
 // get finds a neighbour or makes it. It is nil where a guest asks for more new ones than its share, or the table is full of
@@ -214,7 +206,7 @@ func (s *neighbours) answered(a netip.Addr, m policy.MAC) bool {
 	}
 	known := n.bits.Load()
 	switch {
-	case known == bits(m):
+	case known == m.Bits():
 		n.mu.Lock()
 		n.checking = false
 		n.mu.Unlock()
@@ -234,7 +226,7 @@ func (s *neighbours) claimed(a netip.Addr, m policy.MAC) {
 		return
 	}
 	known := n.bits.Load()
-	if known == 0 || known == bits(m) || n.asking.Load() {
+	if known == 0 || known == m.Bits() || n.asking.Load() {
 		return
 	}
 	n.mu.Lock()
@@ -373,7 +365,7 @@ func (s *neighbours) event(e stack.NeighbourEvent) {
 	if n == nil || e.MAC.IsGroup() {
 		return
 	}
-	n.bits.Store(bits(e.MAC))
+	n.bits.Store(e.MAC.Bits())
 	n.asking.Store(false)
 	failedAt := time.Duration(0)
 	if e.MAC.IsZero() {

@@ -171,8 +171,7 @@ func (s *presence) probe(wd *world, g *policy.Guest, a netip.Addr) *stack.Frame 
 	return stack.BuildARP(1, g.MAC, wd.RouterMAC, wd.Network(a).Gateway, policy.MAC{}, a)
 }
 
-// run announces guests and forgets what waited too long. It also sees to it that a netstack in which a timer met a defect is made
-// anew: netstack's own users may hang in it.
+// run announces guests and forgets what waited too long.
 func (s *presence) run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -187,8 +186,6 @@ func (s *presence) run(ctx context.Context) error {
 			s.r.detectDuplicate()
 		case <-tick.C:
 			timer = true
-			s.r.rebuildNetstack()
-			s.r.sweep()
 		}
 		wd := s.r.current.Load()
 		for _, g := range wd.Guests {

@@ -116,6 +116,7 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	tasks := []task{
 		{"neighbours", r.neighbours.run},
 		{"announcements", r.presence.run},
+		{"housekeeping", r.housekeep},
 		{"kernel watch", func(ctx context.Context) error { return r.Watch(ctx, r.update) }},
 		{"log of drops", r.dropLog.run(r.log, "dropped")},
 		{"log of shadow mode", r.wouldLog.run(r.log, "would have been dropped")},
@@ -156,6 +157,22 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	err := g.Wait()
 	r.netstack.Load().Close()
 	return err
+}
+
+// housekeep does once a second what no packet does: it forgets flows, and makes a netstack anew in which a timer met a defect. Those who
+// use netstack may hang in that one, so they cannot.
+func (r *Router) housekeep(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			r.rebuildNetstack()
+			r.sweep()
+		}
+	}
 }
 
 // update looks at the kernel again. After an error it wants to be called once more.

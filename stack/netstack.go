@@ -97,7 +97,7 @@ func (n *Netstack) Events() <-chan NeighbourEvent { return n.events }
 
 // SetAddresses makes the stack have exactly these addresses and routes. One goroutine at a time.
 func (n *Netstack) SetAddresses(a Addresses) error {
-	n.ports[Resolver].mac.Store(macBits(a.UplinkMAC))
+	n.ports[Resolver].mac.Store(a.UplinkMAC.Bits())
 	for _, side := range sides {
 		mtu := a.GuestMTU
 		if side == UplinkSide || side == Resolver {
@@ -277,8 +277,8 @@ func (p *port) SetMTU(mtu uint32)     { p.mtu.Store(max(mtu, header.IPv6MinimumM
 func (*port) MaxHeaderLength() uint16 { return 0 }
 
 func (p *port) LinkAddress() tcpip.LinkAddress {
-	m := p.mac.Load()
-	return tcpip.LinkAddress([]byte{byte(m >> 40), byte(m >> 32), byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)})
+	m := policy.MACFromBits(p.mac.Load())
+	return tcpip.LinkAddress(m[:])
 }
 
 func (*port) SetLinkAddress(tcpip.LinkAddress) {}

@@ -128,11 +128,7 @@ func (u *Uplink) bind() error {
 }
 
 // SetMAC says what the interface's MAC is now.
-func (u *Uplink) SetMAC(m policy.MAC) { u.mac.Store(macBits(m)) }
-
-func macBits(m policy.MAC) uint64 {
-	return uint64(m[0])<<40 | uint64(m[1])<<32 | uint64(m[2])<<24 | uint64(m[3])<<16 | uint64(m[4])<<8 | uint64(m[5])
-}
+func (u *Uplink) SetMAC(m policy.MAC) { u.mac.Store(m.Bits()) }
 
 // Rebind makes the reader look for the interface again, after it was deleted and made anew.
 func (u *Uplink) Rebind() {
@@ -241,7 +237,7 @@ func (u *Uplink) Write(batch []*Frame) {
 		for len(batch) > 0 && n < len(m.hdrs) {
 			f := batch[0]
 			batch = batch[1:]
-			if b := f.buf[ethStart:]; macBits(policy.MAC(b[6:12])) != mac {
+			if b := f.buf[ethStart:]; policy.MAC(b[6:12]).Bits() != mac {
 				u.Foreign.Add(1)
 				u.drop(policy.ForeignMAC, 1)
 				continue

@@ -82,10 +82,9 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 		return err
 	}
 	closers = append(closers, guard.Close)
-	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC),
-		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel}
 	mtu := router.GuestMTU(cfg, kernel)
-	o.GuestMTU = mtu
+	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC), GuestMTU: mtu,
+		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel}
 	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu)
 	if err != nil {
 		return err
