@@ -72,7 +72,7 @@ func TestCheckCommand(t *testing.T) {
 
 // The questions to a running router, for people and as JSON with the contract's keys, and without a router.
 func TestQuestions(t *testing.T) {
-	w := newWire(t)
+	w := newWire(t, cases.Open(config.Reference))
 	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.Two4, cases.X4, 8))) // a drop
 	w.settle(cases.One)
 	out, _ := command(t, 0, "status", "--socket", w.proc.Socket)

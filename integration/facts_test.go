@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
 	"udrouter/policy"
@@ -93,7 +94,7 @@ func TestGSO(t *testing.T) {
 // A guest that opens flow after flow has as many as its policy says, and the router no more memory for them than that (N11, F6).
 func TestFlowsAreBounded(t *testing.T) {
 	const most = 16384 // of the reference's policy
-	w := newWire(t)
+	w := newWire(t, cases.Open(config.Reference))
 	next := 0
 	send := func(n int) {
 		for range n {
@@ -124,7 +125,7 @@ func TestFlowsAreBounded(t *testing.T) {
 
 // A scan of the guests' prefixes from the uplink and of neighbours by a guest asks nobody anything and evicts nobody (N13, F7).
 func TestScan(t *testing.T) {
-	w := newWire(t)
+	w := newWire(t, cases.Open(config.Reference))
 	w.settle(cases.Uplink)
 	for _, p := range places {
 		w.take(p)
@@ -155,7 +156,7 @@ func TestScan(t *testing.T) {
 
 // ICMP errors are a share of each guest's: one that has used up its own takes nothing from the other (N15).
 func TestErrorShares(t *testing.T) {
-	w := newWire(t)
+	w := newWire(t, cases.Open(config.Reference))
 	const sent = 3000
 	for range sent {
 		must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.One4, cases.X4, 8, cases.TTL(1))))

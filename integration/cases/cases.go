@@ -1,6 +1,7 @@
 package cases
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/gopacket/gopacket"
@@ -50,6 +51,25 @@ func answer(name, ref string, from Place, f, out Frame) Case {
 // All is every row.
 func All() []Case {
 	return slices.Concat(Forward(), Guards(), GuestNeighbours(), UplinkNeighbours(), Errors(), Local())
+}
+
+// Canary are packets that pass whatever was sent before. Under the reference's policy the internet may ping, and guests open anything.
+func Canary() []Case {
+	echo := func(d, s policy.MAC, from, to netip.Addr) []byte { return Echo(d, s, from, to, false, 8, TTL(33)) }
+	udp := func(d, s policy.MAC, from, to netip.Addr) []byte { return UDP(d, s, from, to, 8, TTL(33)) }
+	var rows []Case
+	for _, g := range []struct {
+		place  Place
+		mac    policy.MAC
+		v4, v6 netip.Addr
+	}{{Two, MAC2, Two4, Two6}, {One, MAC1, One4, One6}} {
+		rows = append(rows,
+			pass(string(g.place)+" to the internet, IPv4", "", g.place, func(n Net) []byte { return udp(n.Router, g.mac, g.v4, X4) }, Uplink),
+			pass(string(g.place)+" to the internet, IPv6", "", g.place, func(n Net) []byte { return udp(n.Router, g.mac, g.v6, X6) }, Uplink),
+			pass("the internet to "+string(g.place)+", IPv4", "", Uplink, func(n Net) []byte { return echo(n.Eth0, n.Gateway, X4, g.v4) }, g.place),
+			pass("the internet to "+string(g.place)+", IPv6", "", Uplink, func(n Net) []byte { return echo(n.Eth0, n.Gateway, X6, g.v6) }, g.place))
+	}
+	return rows
 }
 
 // fromOne and so on are frames of a kind in the right Ethernet frame for where they are sent.

@@ -61,16 +61,28 @@ type Out struct {
 	Frame Frame
 }
 
-// Case is a row: exactly Out is seen, anywhere, and exactly Reason is counted once (None: nothing is).
+// Case is a row: exactly Out is seen, anywhere, and exactly Reason is counted (None: nothing is). Afterwards the other guest is served as
+// before.
 type Case struct {
-	Name, Ref string
+	Name, Ref string // Ref: "case 24" is that of Attacks; then RFC and section
 	From      Place
 	Frame     Frame
+	Then      []Sent // what follows it
 	Out       []Out
 	Reason    policy.Reason
+	Count     uint64 // how often Reason is counted; 0: once
 	Kernel    bool   // dom0's kernel, where there is one, answers once
-	Before    []Sent // what is sent before, to open a flow; what becomes of it is another row's matter
+	Before    []Sent // what is sent before, to open a flow; it passes, and nothing of it is counted
 	Bridge    bool   // the bridge, where there is one, stops the frame before the router can count it
+	Enforced  bool   // in the reference's own policy, not in the open one
+}
+
+// Counts is how often the row's reason is counted.
+func (c Case) Counts() uint64 {
+	if c.Reason == policy.None {
+		return 0
+	}
+	return max(c.Count, 1)
 }
 
 // Sent is a frame from somewhere.
@@ -82,6 +94,26 @@ type Sent struct {
 // after gives a row what has to be sent before.
 func (c Case) after(from Place, f Frame) Case {
 	c.Before = append(c.Before, Sent{from, f})
+	return c
+}
+
+// then gives a row what follows its frame, from the same place.
+func (c Case) then(frames ...Frame) Case {
+	for _, f := range frames {
+		c.Then = append(c.Then, Sent{c.From, f})
+	}
+	return c
+}
+
+// times is a row whose reason is counted more than once.
+func (c Case) times(n uint64) Case {
+	c.Count = n
+	return c
+}
+
+// enforced is a row under the reference's own policy.
+func (c Case) enforced() Case {
+	c.Enforced = true
 	return c
 }
 
