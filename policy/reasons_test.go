@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The README's table has each reason once, in the type's order, and no other.
+// The README's table has each reason once, in the type's order, with its text, and no other.
 func TestREADME(t *testing.T) {
 	b, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -16,22 +16,22 @@ func TestREADME(t *testing.T) {
 	if !ok {
 		t.Fatal("README has no table of reasons")
 	}
-	var words []string
+	var words, texts []string
 	for line := range strings.Lines(table) {
 		if strings.HasPrefix(line, "### ") {
 			break
 		}
 		if cells := strings.Split(line, "|"); len(cells) == 4 && strings.HasPrefix(cells[1], " `") {
-			words = append(words, strings.Trim(cells[1], " `"))
-			if strings.TrimSpace(cells[2]) == "" {
-				t.Errorf("%s is not explained", words[len(words)-1])
-			}
+			words, texts = append(words, strings.Trim(cells[1], " `")), append(texts, strings.TrimSpace(cells[2]))
 		}
 	}
 	for r := Reason(1); int(r) < Reasons; r++ {
 		i := int(r) - 1
 		if i >= len(words) || words[i] != r.String() {
 			t.Fatalf("row %d is not %q; the table has %q", i, r, words)
+		}
+		if texts[i] != r.Text() || r.Text() == "" {
+			t.Errorf("%s is explained as %q, and in README as %q", r, r.Text(), texts[i])
 		}
 	}
 	if len(words) != Reasons-1 {
