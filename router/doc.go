@@ -3,7 +3,8 @@
 //  1. ingress.go    a worker a link reads a batch, parses each frame once and asks the guards
 //  2. proxy.go      ARP and ND: answers on both sides, for what is bound and for nothing else
 //     presence.go   which guests are there: learned answers and announcements
-//  3. forward.go    to a guest, to the uplink, to dom0 or to the router itself; TTL, MTU, MACs
+//  3. way.go        whom it is for: a guest, the uplink, dom0, the router itself, or nobody
+//     forward.go    getting it there: TTL, MTU, MACs
 //     admit.go      what state, rules and limits say of it; resets and errors where a rule rejects
 //     neighbour.go  next hops on the uplink, with a bounded queue while one is being asked for
 //     report.go     ICMP errors, a share for each guest

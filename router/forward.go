@@ -17,46 +17,31 @@ type hop struct {
 	guest    *policy.Guest
 }
 
-// forward finds where a packet that the guards have passed goes. from is the guest that sent it, nil elsewhere.
+// forward sends a packet that the guards have passed where it goes. from is the guest that sent it, nil elsewhere.
 func (w *worker) forward(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
-	wd := w.world
+	t, to, reason := w.world.way(p, w.end(from))
 	switch {
-	case wd.Own[p.Dst] || p.Dst == wd.UplinkLL:
+	case reason != policy.None:
+		w.drop(from, reason)
+	case t == toRouter:
 		w.local(f, p, from)
-	case wd.Held[p.Dst]:
+	case t == toHost:
 		w.toHost(f, p, from)
-	case wd.Upstream[p.Dst]:
+	case t == toUplink:
 		w.toUplink(f, p, from)
 	default:
-		if g := wd.ByAddr(p.Dst); g != nil {
-			w.toGuest(f, p, from, g)
-			return
-		}
-		if wd.Network(p.Dst) != nil { // never resolved: a scan of the prefix costs nothing (RFC 6583)
-			w.drop(from, policy.UnboundDst)
-			return
-		}
-		w.toUplink(f, p, from)
+		w.toGuest(f, p, from, to)
 	}
 }
 
 func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Guest) {
-	if from == to {
-		w.drop(from, policy.Loop)
-		return
-	}
 	if !w.admit(p, from, policy.End{Zone: policy.ZoneGuest, Guest: to}) {
 		return
 	}
 	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to})
 }
 
-// toUplink sends what a guest has for the world outside. What comes from there or from dom0 does not go back.
 func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
-	if w.side != stack.Guests {
-		w.drop(from, policy.NoRoute)
-		return
-	}
 	if !w.admit(p, from, policy.End{Zone: policy.ZoneUplink}) {
 		return
 	}
@@ -87,12 +72,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 
 // toHost passes what the guest's egress rules and the host policy admit, and what answers dom0.
 func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
-	switch {
-	case w.side == stack.UplinkSide:
-		w.drop(nil, policy.KernelHeld)
-	case w.side == stack.Host || w.links[stack.Host] == nil:
-		w.drop(from, policy.HostPolicy)
-	case w.admit(p, from, policy.End{Zone: policy.ZoneHost}):
+	if w.admit(p, from, policy.End{Zone: policy.ZoneHost}) {
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
 	}
 }
@@ -102,20 +82,11 @@ func (w *worker) followsToHost(p *policy.Packet, from *policy.Guest) bool {
 	return p.L4 == 0 && w.links[stack.Host] != nil && w.engine.Decide(p, w.end(from), policy.End{Zone: policy.ZoneHost}, w.now()).Action == policy.Accept
 }
 
-// local is what the router itself is sent: it answers echo, and nothing else. What more there is for an address that it
-// shares with dom0's kernel goes there.
+// local answers an echo request to the router.
 func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
-	held := w.world.Held[p.Dst]
-	echo := p.IsEchoRequest() || p.L4 == 0 && (p.Proto == policy.ProtoICMP || p.Proto == policy.ProtoICMPv6)
 	switch {
-	case held && w.side != stack.Guests:
-		w.drop(from, policy.KernelHeld)
-	case held && !echo:
-		w.toHost(f, p, from)
-	case held && w.followsToHost(p, from):
+	case w.world.Held[p.Dst] && w.followsToHost(p, from):
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
-	case !echo:
-		w.drop(from, policy.RouterLocal)
 	case !w.limits.echo(from, w.side):
 		w.drop(from, policy.RouterLimit)
 	default:
