@@ -199,9 +199,6 @@ func (c *Config) NotEnforced() []string {
 	if c.Metrics != nil {
 		lines = append(lines, fmt.Sprintf("metrics: nothing listens on %s yet", c.Metrics.Listen))
 	}
-	if n := len(c.Tests); n > 0 {
-		lines = append(lines, fmt.Sprintf("test blocks (%d) are valid, but not run yet", n))
-	}
 	return lines
 }
 

@@ -53,9 +53,15 @@ func TestCheckCommand(t *testing.T) {
 	dir := t.TempDir()
 	good := writeFile(t, dir, "router.hcl", config.Reference, 0o644)
 	out, _ := command(t, 0, "check", "-c", good)
-	contains(t, out, "is valid: 2 networks, 2 domus", "not run yet")
+	contains(t, out, "is valid: 2 networks, 2 domus", "2 tests passed")
+	wrong := strings.Replace(string(config.Reference), `expect = "reject"`, `expect = "accept"`, 1)
+	out, errs := command(t, 1, "check", "-c", writeFile(t, dir, "wrong.hcl", []byte(wrong), 0o644))
+	contains(t, errs, `test "guests send no mail"`, "wrong.hcl:"+lineOf(wrong, `test "guests send no mail"`), "expected accept, but it is reject", `rule "no-smtp"`, "1 of 2 tests failed")
+	if out != "" {
+		t.Errorf("failures are for stderr, but stdout has %q", out)
+	}
 	bad := strings.NewReplacer("192.0.2.0/24", "192.0.2.1/24", `"vif2.0"`, `"vif1.0"`).Replace(string(config.Reference))
-	out, errs := command(t, 1, "check", "-c", writeFile(t, dir, "bad.hcl", []byte(bad), 0o644))
+	out, errs = command(t, 1, "check", "-c", writeFile(t, dir, "bad.hcl", []byte(bad), 0o644))
 	contains(t, errs, "bad.hcl line "+lineOf(bad, "192.0.2.1/24"), "bad.hcl line "+lineOf(bad, `"vif1.0"`), `prefix = "192.0.2.1/24"`, "192.0.2.0/24", "vif1.0") // both mistakes, with the line
 	if out != "" {
 		t.Errorf("diagnostics are for stderr, but stdout has %q", out)
@@ -68,6 +74,54 @@ func TestCheckCommand(t *testing.T) {
 	contains(t, errs, "check")
 	out, _ = command(t, 0, "version")
 	contains(t, out, "udrouter")
+}
+
+// Explain names what decides, with its line, whatever the verdict, and says what is wrong with a question.
+func TestExplainCommand(t *testing.T) {
+	src := string(config.Reference)
+	file := writeFile(t, t.TempDir(), "router.hcl", config.Reference, 0o644)
+	at := func(text string) string { return file + ":" + lineOf(src, text) }
+	explain := func(status int, args ...string) (string, string) {
+		t.Helper()
+		return command(t, status, append([]string{"explain", "-c", file}, args...)...)
+	}
+	for _, c := range []struct {
+		args                                           string
+		verdict, by, reason, policy, chain, rule, from string
+		source                                         string
+	}{
+		{"--from uplink --src 198.51.100.7 --dst 192.0.2.10 --proto tcp --port 22", "accept", "rule", "", "untrusted", "ingress", "ssh", "uplink", at(`rule "ssh"`)},
+		{"--from domu:two --dst 2001:db8:ffff::7 --proto tcp --port 25", "reject", "rule", "egress-policy", "untrusted", "egress", "no-smtp", "domu:two", at(`rule "no-smtp"`)},
+		{"--from domu:one --dst 192.0.2.11 --proto udp --port 53", "drop", "default", "ingress-policy", "untrusted", "ingress", "", "domu:one", at("  ingress {")},
+		{"--from domu:one --src 192.0.2.11 --dst 198.51.100.7 --proto udp --port 53", "drop", "binding", "ip-binding", "", "", "", "domu:one", at(`domu "one"`)},
+		{"--from domu:one --dst 127.0.0.1 --proto icmp", "drop", "guard", "martian-dst", "", "", "", "domu:one", ""},
+		{"--from uplink --dst 2001:db8:3:2::dead --proto icmpv6", "drop", "way", "unbound-dst", "", "", "", "uplink", ""},
+	} {
+		out, _ := explain(0, append(strings.Fields(c.args), "--json")...)
+		var a struct{ Verdict, By, Reason, Policy, Chain, Rule, Source, From, Text string }
+		must(t, json.Unmarshal([]byte(out), &a))
+		if a.Verdict != c.verdict || a.By != c.by || a.Reason != c.reason || a.Policy != c.policy || a.Chain != c.chain || a.Rule != c.rule || a.Source != c.source || a.From != c.from || a.Text == "" {
+			t.Errorf("%s: %s", c.args, out)
+		}
+		out, _ = explain(0, strings.Fields(c.args)...)
+		contains(t, out, c.verdict, c.reason, c.source)
+	}
+	out, _ := explain(0, strings.Fields("--from domu:one --dst domu:two --proto tcp --port 22")...)
+	contains(t, out, "192.0.2.11", "2001:db8:3:2:1::11", at("  egress {"), at(`rule "ssh"`))
+	for args, want := range map[string]string{
+		"--from domu:three --dst 192.0.2.1 --proto icmp":              `no domu "three"`,
+		"--from one --dst 192.0.2.1 --proto icmp":                     "domu:NAME",
+		"--from uplink --dst 192.0.2.1/24 --proto icmp":               "--dst",
+		"--from uplink --dst 192.0.2.1 --proto tcp":                   "--port",
+		"--from uplink --dst 192.0.2.1 --proto icmp --port 5":         "--port",
+		"--from uplink --dst 192.0.2.1 --proto tpc --port 5":          "--proto",
+		"--from uplink --src 2001:db8::1 --dst 192.0.2.1 --proto 132": "different families",
+		"--from uplink --dst 192.0.2.1 --proto icmpv6":                "icmpv6",
+		"--from uplink --dst 192.0.2.1":                               "proto",
+	} {
+		_, errs := explain(1, strings.Fields(args)...)
+		contains(t, errs, want)
+	}
 }
 
 // The questions to a running router, for people and as JSON with the contract's keys, and without a router.

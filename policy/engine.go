@@ -203,8 +203,7 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration) (
 
 // open asks the rules about a packet without a flow, and makes one.
 func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, now time.Duration) bool {
-	q := Query{Src: p.Src, Dst: p.Dst, SrcZone: from.Zone, DstZone: to.Zone, Proto: p.Proto, DstPort: p.DstPort,
-		HasPort: p.L4 != 0 && (p.Proto == ProtoTCP || p.Proto == ProtoUDP)}
+	q := query(p, from, to)
 	if p.L4 == 0 {
 		return e.unfit(v, from, to, FragmentOrphan)
 	}
@@ -254,6 +253,49 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 		return e.unfit(v, from, to, r)
 	}
 	return true
+}
+
+// RuleVerdict is what one chain says of a packet.
+type RuleVerdict struct {
+	Rule   RuleID
+	Action Action
+}
+
+// Rules are what the chains on a packet's way say of it when it has no flow, in the order in which Decide asks them: the sender's egress, then
+// the receiver's ingress or the host block's. The first that does not accept decides, unless its policy is in shadow mode.
+func (e *Engine) Rules(p *Packet, from, to End) (list []RuleVerdict) {
+	q := query(p, from, to)
+	ask := func(c *chainEngine) {
+		a, id := c.match(&q)
+		list = append(list, RuleVerdict{id, a})
+	}
+	if from.Guest != nil {
+		ask(&e.guests[from.Guest.ID].egress)
+	}
+	switch {
+	case to.Guest != nil:
+		ask(&e.guests[to.Guest.ID].ingress)
+	case to.Zone == ZoneHost && e.host.matcher != nil:
+		ask(&e.host)
+	}
+	return list
+}
+
+// query is what rules look at in a packet.
+func query(p *Packet, from, to End) Query {
+	return Query{Src: p.Src, Dst: p.Dst, SrcZone: from.Zone, DstZone: to.Zone, Proto: p.Proto, DstPort: p.DstPort,
+		HasPort: p.L4 != 0 && (p.Proto == ProtoTCP || p.Proto == ProtoUDP)}
+}
+
+// Forget ends all flows.
+func (e *Engine) Forget() {
+	for i := range e.guests {
+		for next := uint32(0); ; {
+			if next = e.guests[i].table.DeleteIf(next, SweepStep, func(*Flow) bool { return true }); next == 0 {
+				break
+			}
+		}
+	}
 }
 
 // unfit refuses what fits no flow. Each guest whose policy is in force, and dom0 as a receiver, wants a flow: one end in shadow mode does

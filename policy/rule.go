@@ -159,15 +159,20 @@ type Policy struct {
 	Source  string // file:line of the block, or of what made the default
 }
 
-// TestCase is a question with its expected answer: what becomes of such a packet?
+// Question asks what becomes of a packet.
+type Question struct {
+	From  Peer       // PeerDomu, PeerHost or PeerUplink
+	Src   netip.Addr // zero: the sender's own
+	To    Peer       // PeerDomu or PeerHost; zero Kind: Dst decides
+	Dst   netip.Addr
+	Proto int
+	Port  uint16 // 0: none
+}
+
+// TestCase is a question with its expected answer.
 type TestCase struct {
-	Name   string
-	From   Peer       // PeerDomu, PeerHost or PeerUplink
-	Src    netip.Addr // zero: the sender's own
-	To     Peer       // zero Kind: Dst decides
-	Dst    netip.Addr
-	Proto  int
-	Port   uint16 // 0: none
+	Name string
+	Question
 	Expect Action
 	Rule   string // "": any
 	Source string // file:line

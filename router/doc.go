@@ -11,5 +11,6 @@
 //  4. egress        the worker hands the batch to the links, whole
 //
 // world.go is what all of them look at: one immutable value, replaced when dom0's kernel changes something. router.go
-// starts the tasks and ends them; control.go and status.go answer questions.
+// starts the tasks and ends them; control.go and status.go answer questions. explain.go asks ways and policy of a packet by a file alone, and
+// ask.go a file's tests.
 package router

@@ -35,14 +35,14 @@ func (w *worker) forward(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 }
 
 func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Guest) {
-	if !w.admit(p, from, policy.End{Zone: policy.ZoneGuest, Guest: to}) {
+	if !w.admit(p, from, toGuest.end(to)) {
 		return
 	}
 	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to})
 }
 
 func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
-	if !w.admit(p, from, policy.End{Zone: policy.ZoneUplink}) {
+	if !w.admit(p, from, toUplink.end(nil)) {
 		return
 	}
 	addr, ok := w.world.nextHop(p.Dst)
@@ -72,14 +72,14 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 
 // toHost passes what the guest's egress rules and the host policy admit, and what answers dom0.
 func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
-	if w.admit(p, from, policy.End{Zone: policy.ZoneHost}) {
+	if w.admit(p, from, toHost.end(nil)) {
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
 	}
 }
 
 // followsToHost tells whether a later fragment of ICMP, to an address that the router shares with dom0, belongs to a datagram for dom0.
 func (w *worker) followsToHost(p *policy.Packet, from *policy.Guest) bool {
-	return p.L4 == 0 && w.links[stack.Host] != nil && w.engine.Decide(p, w.end(from), policy.End{Zone: policy.ZoneHost}, w.now()).Action == policy.Accept
+	return p.L4 == 0 && w.links[stack.Host] != nil && w.engine.Decide(p, w.end(from), toHost.end(nil), w.now()).Action == policy.Accept
 }
 
 // local answers an echo request to the router.

@@ -12,6 +12,17 @@ const (
 	toGuest
 )
 
+// end is a target as the policy sees it; the router itself is none.
+func (t target) end(g *policy.Guest) policy.End {
+	switch t {
+	case toHost:
+		return policy.End{Zone: policy.ZoneHost}
+	case toGuest:
+		return policy.End{Zone: policy.ZoneGuest, Guest: g}
+	}
+	return policy.End{Zone: policy.ZoneUplink}
+}
+
 // way tells whom a packet that the guards have passed is for, by its destination, or why for nobody. What the policy says of it comes after.
 func (wd *world) way(p *policy.Packet, from policy.End) (target, *policy.Guest, policy.Reason) {
 	switch {

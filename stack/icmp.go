@@ -55,14 +55,8 @@ func BuildError(p *policy.Packet, src netip.Addr, e ICMPError) *Frame {
 	if p.IsIPv4() {
 		quote = quote[:min(len(quote), maxError4-policy.IPv4Len-8)]
 		f := NewFrame(policy.EthernetLen + policy.IPv4Len + 8 + len(quote))
-		ip := f.Bytes()[policy.EthernetLen:]
-		s, d := src.As4(), p.Src.As4()
-		ip[0], ip[1], ip[8], ip[9] = 0x45, 0xc0, 64, policy.ProtoICMP // internetwork control: RFC 1812 4.3.2.5
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-		copy(ip[12:], s[:])
-		copy(ip[16:], d[:])
-		ipv4Checksum(ip)
-		icmp := ip[policy.IPv4Len:]
+		const internetworkControl = 0xc0 // RFC 1812 4.3.2.5
+		icmp := ipv4Header(f.Bytes()[policy.EthernetLen:], src, p.Src, policy.ProtoICMP, internetworkControl, 0)
 		icmp[0], icmp[1] = e.Type4, e.Code4
 		binary.BigEndian.PutUint32(icmp[4:], e.Info)
 		copy(icmp[8:], quote)
@@ -82,6 +76,29 @@ func BuildError(p *policy.Packet, src netip.Addr, e ICMPError) *Frame {
 	return f
 }
 
+// ipv4Header writes an IPv4 header without options for all of ip and returns what follows it.
+func ipv4Header(ip []byte, src, dst netip.Addr, proto, tos, flags uint8) []byte {
+	s, d := src.As4(), dst.As4()
+	ip[0], ip[1], ip[6], ip[8], ip[9] = 0x45, tos, flags, 64, proto
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	copy(ip[12:], s[:])
+	copy(ip[16:], d[:])
+	ipv4Checksum(ip)
+	return ip[policy.IPv4Len:]
+}
+
+// ipHeader writes an IP header of the addresses' family, with the length of the frame, and returns what follows it.
+func ipHeader(f *Frame, src, dst netip.Addr, proto uint8) []byte {
+	const df = 0x40
+	ip := f.Bytes()[policy.EthernetLen:]
+	if src.Is4() {
+		f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv4)
+		return ipv4Header(ip, src, dst, proto, 0, df)
+	}
+	f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv6)
+	return ipv6Header(ip, src, dst, proto, 64)
+}
+
 // ipv6Header writes an IPv6 header for all of ip and returns what follows it.
 func ipv6Header(ip []byte, src, dst netip.Addr, next, hopLimit uint8) []byte {
 	s, d := src.As16(), dst.As16()
@@ -94,7 +111,7 @@ func ipv6Header(ip []byte, src, dst netip.Addr, next, hopLimit uint8) []byte {
 
 func icmpv6Checksum(icmp []byte, src, dst netip.Addr) {
 	binary.BigEndian.PutUint16(icmp[2:], 0)
-	binary.BigEndian.PutUint16(icmp[2:], ^policy.FoldChecksum(policy.Sum(icmp, policy.PseudoSum(src, dst, policy.ProtoICMPv6, len(icmp)))))
+	transportChecksum(icmp[2:], icmp, src, dst, policy.ProtoICMPv6)
 }
 
 // BuildReset answers a TCP segment as a host would on which nobody listens (RFC 9293 3.10.7.1), from the address that it was for. The
@@ -110,19 +127,7 @@ func BuildReset(p *policy.Packet) *Frame {
 		header = policy.IPv4Len
 	}
 	f := NewFrame(policy.EthernetLen + header + 20)
-	f.SetEthernet(policy.MAC{}, policy.MAC{}, p.EtherType)
-	ip := f.Bytes()[policy.EthernetLen:]
-	tcp := ip[header:]
-	if p.IsIPv4() {
-		s, d := p.Dst.As4(), p.Src.As4()
-		ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, 64, policy.ProtoTCP
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-		copy(ip[12:], s[:])
-		copy(ip[16:], d[:])
-		ipv4Checksum(ip)
-	} else {
-		tcp = ipv6Header(ip, p.Dst, p.Src, policy.ProtoTCP, 64)
-	}
+	tcp := ipHeader(f, p.Dst, p.Src, policy.ProtoTCP)
 	binary.BigEndian.PutUint16(tcp, p.DstPort)
 	binary.BigEndian.PutUint16(tcp[2:], p.SrcPort)
 	tcp[12], tcp[13] = 5<<4, rst
@@ -139,6 +144,11 @@ func BuildReset(p *policy.Packet) *Frame {
 		tcp[13] |= ack
 		binary.BigEndian.PutUint32(tcp[8:], binary.BigEndian.Uint32(b[4:])+length)
 	}
-	binary.BigEndian.PutUint16(tcp[16:], ^policy.FoldChecksum(policy.Sum(tcp, policy.PseudoSum(p.Dst, p.Src, policy.ProtoTCP, len(tcp)))))
+	transportChecksum(tcp[16:], tcp, p.Dst, p.Src, policy.ProtoTCP)
 	return f
+}
+
+// transportChecksum writes the checksum of b with its pseudo-header (RFC 9293 3.1, RFC 768, RFC 8200 8.1) into a field of b, which is 0.
+func transportChecksum(field, b []byte, src, dst netip.Addr, proto uint8) {
+	binary.BigEndian.PutUint16(field, ^policy.FoldChecksum(policy.Sum(b, policy.PseudoSum(src, dst, proto, len(b)))))
 }

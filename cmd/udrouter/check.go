@@ -4,23 +4,28 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"udrouter/config"
+	"udrouter/router"
 )
 
 func checkCommand() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use: "check -c FILE", Short: "Check a configuration, without a look at the machine", Args: cobra.NoArgs,
+		Use: "check -c FILE", Short: "Check a configuration and run its tests, without a look at the machine", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := load(file, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
+			if err := runTests(cfg, c.ErrOrStderr()); err != nil {
+				return err
+			}
 			out := c.OutOrStdout()
-			fmt.Fprintf(out, "%s is valid: %d networks, %d domus, %d policies\n", file, len(cfg.Networks), len(cfg.Domus), len(cfg.Policies))
+			fmt.Fprintf(out, "%s is valid: %d networks, %d domus, %d policies, %d tests passed\n", file, len(cfg.Networks), len(cfg.Domus), len(cfg.Policies), len(cfg.Tests))
 			for _, text := range cfg.NotEnforced() {
 				fmt.Fprintf(out, "note: %s\n", text)
 			}
@@ -31,10 +36,37 @@ func checkCommand() *cobra.Command {
 	return c
 }
 
+// runTests asks a file's test blocks of its policy; those that fail are written to w.
+func runTests(cfg *config.Config, w io.Writer) error {
+	results, err := router.RunTests(cfg)
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, r := range results {
+		if r.Failed == "" {
+			continue
+		}
+		failed++
+		fmt.Fprintf(w, "test %q, %s: %s\n", r.Name, r.Source, r.Failed)
+		for _, a := range r.Answers {
+			fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(a.String(), "\n", "\n  "))
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d tests failed", failed, len(results))
+	}
+	return nil
+}
+
 // configFlag adds the -c that most commands need.
 func configFlag(c *cobra.Command, file *string) {
 	c.Flags().StringVarP(file, "config", "c", "", "the configuration, router.hcl")
-	if err := c.MarkFlagRequired("config"); err != nil {
+	required(c, "config")
+}
+
+func required(c *cobra.Command, flag string) {
+	if err := c.MarkFlagRequired(flag); err != nil {
 		panic(err) // there is no such flag: a defect of this program
 	}
 }

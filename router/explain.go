@@ -1,0 +1,406 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"udrouter/config"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// Explainer answers what becomes of a packet, by a file alone: it makes the packet that opens a flow and asks the guards, ways, rules and limits
+// that a Router would. What only the machine knows it stands in for: dom0's addresses, and gateways that the file leaves to the kernel. It is
+// not safe for concurrent use.
+type Explainer struct {
+	cfg    *config.Config
+	world  *world
+	engine *policy.Engine
+	uplink *policy.Matcher // host.uplink; nil: none
+	now    time.Duration
+}
+
+// Answer is what becomes of a packet. Its JSON is `udrouter explain --json`; fields are only ever added.
+type Answer struct {
+	From    string     `json:"from"` // "uplink", "host" or "domu:NAME"
+	To      string     `json:"to"`   // the same, or "router"; "" for nobody, and where a guard came before
+	Src     netip.Addr `json:"src"`
+	Dst     netip.Addr `json:"dst"`
+	Proto   string     `json:"proto"`
+	Port    uint16     `json:"port,omitempty"`
+	Verdict string     `json:"verdict"`          // "accept", "drop" or "reject"
+	Reason  string     `json:"reason,omitempty"` // policy.Reason; "" when accepted
+	Text    string     `json:"text"`             // what decided, in a sentence
+	By      string     `json:"by"`               // what decided: "guard", "binding", "way", "rule", "default", "router" or "dom0"
+	Decision
+	Shadow *Refusal   `json:"shadow,omitempty"` // what would have refused it, if its policy were in force
+	Steps  []Decision `json:"steps"`            // the rules or defaults that were asked, in order
+}
+
+// Decision is a rule, a chain's default, or a binding.
+type Decision struct {
+	Policy string `json:"policy,omitempty"` // "host" for the host block
+	Chain  string `json:"chain,omitempty"`  // "egress", "ingress", "uplink"
+	Rule   string `json:"rule,omitempty"`   // "" for the default
+	Source string `json:"source,omitempty"` // file:line
+	Action string `json:"action,omitempty"` // what it says
+}
+
+// Refusal is what a policy in shadow mode would have done.
+type Refusal struct {
+	Reason string `json:"reason"`
+	Decision
+}
+
+// Stand-ins for what a file does not tell: dom0's addresses, a station of the internet for each family, and the MACs on the uplink.
+var (
+	standInHost = []netip.Addr{netip.MustParseAddr("192.0.0.8"), netip.MustParseAddr("2001:db8:ffff:ffff::d0")}
+	strangers   = []netip.Addr{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("9.9.9.9"),
+		netip.MustParseAddr("2001:db8:ffff::7"), netip.MustParseAddr("2620:fe::9")}
+	standInMAC  = policy.MAC{2, 0, 0, 0, 0, 1}
+	standInPeer = policy.MAC{2, 0, 0, 0, 0, 2}
+)
+
+// NewExplainer compiles a file.
+func NewExplainer(cfg *config.Config) (*Explainer, error) {
+	b, err := NewBindings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	k := stack.Kernel{Uplink: stack.Interface{Index: 1, MAC: standInMAC, MTU: 1500, Up: true}, Held: slices.Clone(standInHost),
+		Routes: []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}}}
+	if a := cfg.Uplink.Address4; a.IsValid() {
+		k.Held[0] = a
+	}
+	e := &Explainer{cfg: cfg, world: newWorld(cfg, b, policy.NewLinkLocals(), RouterMAC(cfg, standInMAC), GuestMTU(cfg, k), 0, k)}
+	if e.engine, err = newEngine(cfg, b); err != nil {
+		return nil, err
+	}
+	if cfg.Host != nil && cfg.Host.Uplink != nil {
+		e.uplink, err = policy.CompileChain(*cfg.Host.Uplink, func(name string) (list []netip.Prefix) {
+			if g := e.guest(name); g != nil {
+				list = g.Addrs
+			}
+			return list
+		})
+	}
+	return e, err
+}
+
+func (e *Explainer) guest(name string) *policy.Guest {
+	for _, g := range e.world.Guests {
+		if g.Name == name {
+			return g
+		}
+	}
+	return nil
+}
+
+// Explain answers a question: once for each family that source and destination have in common. Flows that an earlier question has opened are
+// forgotten. It errs when there is no such guest or no such packet.
+func (e *Explainer) Explain(q policy.Question) ([]Answer, error) {
+	var list []Answer
+	for _, v6 := range []bool{false, true} {
+		if v6 && q.Proto == policy.ProtoICMP || !v6 && q.Proto == policy.ProtoICMPv6 {
+			continue
+		}
+		dst, err := e.destination(q, v6)
+		if err != nil {
+			return nil, err
+		}
+		src, err := e.source(q, dst, v6)
+		if err != nil {
+			return nil, err
+		}
+		if !src.IsValid() || !dst.IsValid() {
+			continue
+		}
+		list = append(list, e.answer(q, src, dst))
+	}
+	if list == nil {
+		return nil, fmt.Errorf("there is no such packet: %s", e.unmade(q))
+	}
+	return list, nil
+}
+
+// unmade tells why there is no packet for a question.
+func (e *Explainer) unmade(q policy.Question) string {
+	switch {
+	case q.Src.IsValid() && q.Dst.IsValid() && q.Src.Is4() != q.Dst.Is4():
+		return fmt.Sprintf("%s and %s are of different families", q.Src, q.Dst)
+	case q.Proto == policy.ProtoICMP:
+		return "sender and receiver do not both have IPv4, which icmp is for; icmpv6 is that of IPv6"
+	case q.Proto == policy.ProtoICMPv6:
+		return "sender and receiver do not both have IPv6, which icmpv6 is for; icmp is that of IPv4"
+	}
+	return "sender and receiver have no family in common"
+}
+
+// destination is where a question's packet goes in a family; the zero address where that has none.
+func (e *Explainer) destination(q policy.Question, v6 bool) (netip.Addr, error) {
+	if q.Dst.IsValid() {
+		return ofFamily(q.Dst, v6), nil
+	}
+	return e.address(q.To, v6)
+}
+
+// source is where a question's packet comes from: the sender's own address, unless it is told.
+func (e *Explainer) source(q policy.Question, dst netip.Addr, v6 bool) (netip.Addr, error) {
+	if q.Src.IsValid() {
+		return ofFamily(q.Src, v6), nil
+	}
+	if q.From.Kind == policy.PeerDomu && dst.IsLinkLocalUnicast() && v6 {
+		g := e.guest(q.From.Domu)
+		if g == nil {
+			return netip.Addr{}, fmt.Errorf("the file has no domu %q", q.From.Domu)
+		}
+		return policy.EUI64(g.MAC), nil
+	}
+	return e.address(q.From, v6)
+}
+
+// address is a party's address of a family: the first that a guest is bound to, or the first of its first prefix.
+func (e *Explainer) address(p policy.Peer, v6 bool) (netip.Addr, error) {
+	switch p.Kind {
+	case policy.PeerUplink:
+		for _, a := range strangers {
+			if a.Is6() == v6 && e.world.Network(a) == nil && !e.world.Upstream[a] && !e.world.Held[a] {
+				return a, nil
+			}
+		}
+		return netip.Addr{}, nil
+	case policy.PeerHost:
+		for _, a := range e.world.kernel.Held {
+			if a.Is6() == v6 {
+				return a, nil
+			}
+		}
+		return netip.Addr{}, nil
+	}
+	g := e.guest(p.Domu)
+	if g == nil {
+		return netip.Addr{}, fmt.Errorf("the file has no domu %q", p.Domu)
+	}
+	for _, a := range g.Addrs {
+		if a.Addr().Is6() != v6 || a.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		host := a.Addr()
+		for !a.IsSingleIP() && a.Contains(host) && (e.world.Taken[host] || host == a.Addr()) { // the first may mean the prefix itself
+			host = host.Next()
+		}
+		return host, nil
+	}
+	return netip.Addr{}, nil
+}
+
+func ofFamily(a netip.Addr, v6 bool) netip.Addr {
+	if a.Is6() != v6 {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// answer makes a packet and asks everyone, in the order in which a Router does.
+func (e *Explainer) answer(q policy.Question, src, dst netip.Addr) Answer {
+	a := Answer{From: peerName(q.From), Src: src, Dst: dst, Proto: protoName(q.Proto), Port: q.Port, Verdict: policy.Accept.String(), Steps: []Decision{}}
+	e.world.LinkLocals = policy.NewLinkLocals() // nobody has used any
+	f := stack.BuildOpening(src, dst, uint8(q.Proto), q.Port)
+	from := e.attach(f, q.From)
+	p := new(policy.Packet)
+	if r := p.Parse(f.Bytes(), policy.Offload{}); r != policy.None {
+		return a.refuse(r, "guard", Decision{})
+	}
+	if from.Zone == policy.ZoneUplink && e.world.Held[dst] {
+		return e.kernels(a, p)
+	}
+	if r := e.guards(p, from); r != policy.None {
+		if r == policy.IPBinding || r == policy.IP6Binding {
+			return a.refuse(r, "binding", Decision{Source: e.cfg.Domus[from.Guest.ID].Range.String()})
+		}
+		return a.refuse(r, "guard", Decision{})
+	}
+	to, guest, r := e.world.way(p, from)
+	a.To = targetName(to, guest)
+	switch {
+	case r == policy.RouterLocal && e.world.host:
+		a = a.refuse(r, "way", Decision{})
+		a.Text += "; where dom0 has the same address, host.ingress decides"
+		return a
+	case r != policy.None:
+		return a.refuse(r, "way", Decision{})
+	case to == toRouter:
+		a.By, a.Text = "router", "The router itself answers"
+		return a
+	}
+	return e.decide(a, p, from, to.end(guest))
+}
+
+// attach writes the Ethernet addresses of a sender's frame, and tells where it comes from.
+func (e *Explainer) attach(f *stack.Frame, from policy.Peer) policy.End {
+	etherType := uint16(f.Bytes()[12])<<8 | uint16(f.Bytes()[13])
+	switch from.Kind {
+	case policy.PeerHost: // a TUN has none
+		return policy.End{Zone: policy.ZoneHost}
+	case policy.PeerUplink:
+		f.SetEthernet(e.world.UplinkMAC, standInPeer, etherType)
+		return policy.End{Zone: policy.ZoneUplink}
+	}
+	g := e.guest(from.Domu)
+	f.SetEthernet(e.world.RouterMAC, g.MAC, etherType)
+	return policy.End{Zone: policy.ZoneGuest, Guest: g}
+}
+
+func (e *Explainer) guards(p *policy.Packet, from policy.End) policy.Reason {
+	switch from.Zone {
+	case policy.ZoneGuest:
+		_, r := e.world.FromGuest(p)
+		return r
+	case policy.ZoneHost:
+		return e.world.FromHost(p)
+	}
+	return e.world.FromUplink(p)
+}
+
+// decide asks the rules of both ends.
+func (e *Explainer) decide(a Answer, p *policy.Packet, from, to policy.End) Answer {
+	for _, r := range e.engine.Rules(p, from, to) {
+		a.Steps = append(a.Steps, e.decision(r.Rule, r.Action))
+	}
+	e.engine.Forget()
+	e.now += time.Hour // limits are those of a guest at rest
+	v := e.engine.Decide(p, from, to, e.now)
+	if v.Would != policy.None {
+		a.Shadow = &Refusal{v.Would.String(), e.decision(v.WouldRule, policy.Drop)}
+	}
+	d := e.decision(v.Rule, v.Action)
+	by := "rule"
+	if d.Rule == "" {
+		by = "default"
+	}
+	if v.Action != policy.Accept {
+		a.Verdict = v.Action.String()
+		if v.Rule == 0 {
+			by = "way"
+		}
+		return a.refuse(v.Reason, by, d)
+	}
+	a.By, a.Decision = by, d
+	a.Text = "Every rule or default on its way accepts it"
+	if a.Shadow != nil {
+		a.Text = "A policy in shadow mode only counts what it would have refused"
+	}
+	return a
+}
+
+// kernels is the answer for what comes by the uplink for dom0 itself: the router has no part in it, but for the rules that it gave the kernel.
+func (e *Explainer) kernels(a Answer, p *policy.Packet) Answer {
+	a.To, a.By = "host", "dom0"
+	if e.uplink == nil {
+		a.Text = "Dom0's kernel gets it; without host.uplink only dom0's own firewall decides"
+		return a
+	}
+	chain := e.cfg.Host.Uplink
+	action, i := e.uplink.Match(&policy.Query{Src: p.Src, Dst: p.Dst, SrcZone: policy.ZoneUplink, DstZone: policy.ZoneHost, Proto: p.Proto, DstPort: p.DstPort,
+		HasPort: p.Proto == policy.ProtoTCP || p.Proto == policy.ProtoUDP})
+	a.By, a.Decision = "default", Decision{Policy: "host", Chain: "uplink", Source: chain.Source, Action: action.String()}
+	if i >= 0 {
+		a.By, a.Rule, a.Source = "rule", chain.Rules[i].Name, chain.Rules[i].Source
+	}
+	a.Steps = append(a.Steps, a.Decision)
+	a.Verdict, a.Text = action.String(), "Dom0's kernel gets it, unless a firewall of dom0's own drops it"
+	if action != policy.Accept {
+		a.Reason, a.Text = policy.HostPolicy.String(), "Dom0's kernel refuses it"
+	}
+	return a
+}
+
+// refuse completes the answer for a packet that does not pass.
+func (a Answer) refuse(r policy.Reason, by string, d Decision) Answer {
+	if a.Verdict == policy.Accept.String() {
+		a.Verdict = policy.Drop.String()
+	}
+	a.Reason, a.Text, a.By, a.Decision = r.String(), r.Text(), by, d
+	return a
+}
+
+func (e *Explainer) decision(id policy.RuleID, action policy.Action) Decision {
+	r, ok := e.engine.Rule(id)
+	if !ok {
+		return Decision{}
+	}
+	return Decision{r.Policy, r.Chain, r.Rule, r.Source, action.String()}
+}
+
+func peerName(p policy.Peer) string {
+	switch p.Kind {
+	case policy.PeerUplink:
+		return "uplink"
+	case policy.PeerHost:
+		return "host"
+	}
+	return "domu:" + p.Domu
+}
+
+func targetName(t target, g *policy.Guest) string {
+	switch {
+	case t == toRouter:
+		return "router"
+	case t == toHost:
+		return "host"
+	case t == toUplink:
+		return "uplink"
+	case g != nil:
+		return "domu:" + g.Name
+	}
+	return ""
+}
+
+func protoName(n int) string {
+	names := map[int]string{policy.ProtoTCP: "tcp", policy.ProtoUDP: "udp", policy.ProtoICMP: "icmp", policy.ProtoICMPv6: "icmpv6"}
+	if s := names[n]; s != "" {
+		return s
+	}
+	return fmt.Sprint(n)
+}
+
+// String is the answer for people: the packet, what was asked, and what became of it.
+func (a Answer) String() string {
+	var s strings.Builder
+	port := ""
+	if a.Port != 0 {
+		port = fmt.Sprintf(" port %d", a.Port)
+	}
+	to := ""
+	if a.To != "" {
+		to = fmt.Sprintf(" (%s)", a.To)
+	}
+	fmt.Fprintf(&s, "%s%s from %s (%s) to %s%s\n", a.Proto, port, a.Src, a.From, a.Dst, to)
+	for _, d := range a.Steps {
+		fmt.Fprintf(&s, "  %s\n", d)
+	}
+	if a.Shadow != nil {
+		fmt.Fprintf(&s, "  in shadow mode: %s\n", a.Shadow.Reason)
+	}
+	switch {
+	case a.Reason != "" && a.Source != "":
+		fmt.Fprintf(&s, "%s: %s, %s (%s)", a.Verdict, a.Reason, a.Source, a.By)
+	case a.Reason != "":
+		fmt.Fprintf(&s, "%s: %s (%s)", a.Verdict, a.Reason, a.By)
+	default:
+		fmt.Fprintf(&s, "%s", a.Verdict)
+	}
+	fmt.Fprintf(&s, ". %s.", a.Text)
+	return s.String()
+}
+
+func (d Decision) String() string {
+	what := "default"
+	if d.Rule != "" {
+		what = fmt.Sprintf("rule %q", d.Rule)
+	}
+	return fmt.Sprintf("%-7s %s of %s in %s, %s", d.Action, what, d.Chain, d.Policy, d.Source)
+}

@@ -1,0 +1,202 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"udrouter/config"
+	"udrouter/integration/cases"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+var (
+	fromUplink = policy.Peer{Kind: policy.PeerUplink}
+	fromHost   = policy.Peer{Kind: policy.PeerHost}
+	fromOne    = policy.Peer{Kind: policy.PeerDomu, Domu: "one"}
+	fromTwo    = policy.Peer{Kind: policy.PeerDomu, Domu: "two"}
+)
+
+// What explain says of a packet is what a router does with it: the same verdict, for the same reason, toward the same place.
+func TestExplainIsWhatHappens(t *testing.T) {
+	shadow := strings.Replace(string(config.Reference), `mode = "enforce"`, `mode = "shadow"`, 1)
+	for name, src := range map[string]string{"reference": string(config.Reference), "shadow": shadow} {
+		cfg := parseConfig(t, src)
+		e, err := NewExplainer(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]int{}
+		for _, q := range questions() {
+			answers, err := e.Explain(q)
+			if err != nil {
+				continue // no such packet
+			}
+			for _, a := range answers {
+				seen[a.Verdict+" by "+a.By]++
+				if a.By == "dom0" || q.From == fromUplink && a.To == "host" {
+					continue // the kernel's matter
+				}
+				s := newSim(t, cfg, e.world.kernel)
+				s.learn()
+				s.newWorker(stack.Guests).appearedAll()
+				for _, l := range s.links {
+					l.Take()
+				}
+				if wrong := s.happens(a, q); wrong != "" {
+					t.Errorf("%s: %+v\n%v\n%s", name, q, a, wrong)
+				}
+			}
+		}
+		if len(seen) < 6 {
+			t.Errorf("%s: the questions met %v only", name, seen)
+		}
+	}
+}
+
+// questions are of all that may be sent from all to all.
+func questions() (list []policy.Question) {
+	addrs := []netip.Addr{cases.One4, cases.Two4, cases.One6, cases.Two6, cases.Unbound4, cases.Unbound6, cases.Router4, cases.Router6, cases.Gateway4, cases.Gateway6, cases.X4, cases.X6}
+	for _, s := range []string{"127.0.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.255", "240.0.0.1", "169.254.169.254", "fe80::1", "fe80::77", "ff02::1", "::1", "2002:7f00:1::", "0.0.0.0", "::"} {
+		addrs = append(addrs, netip.MustParseAddr(s))
+	}
+	protos := []struct {
+		proto int
+		port  uint16
+	}{{policy.ProtoTCP, 22}, {policy.ProtoTCP, 25}, {policy.ProtoTCP, 81}, {policy.ProtoUDP, 53}, {policy.ProtoUDP, 67}, {policy.ProtoUDP, 68}, {policy.ProtoUDP, 546},
+		{policy.ProtoICMP, 0}, {policy.ProtoICMPv6, 0}, {132, 0}, {0, 0}, {44, 0}, {60, 0}}
+	for _, from := range []policy.Peer{fromOne, fromTwo, fromHost, fromUplink} {
+		for _, p := range protos {
+			for _, to := range []policy.Peer{fromOne, fromTwo, fromHost} {
+				list = append(list, policy.Question{From: from, To: to, Proto: p.proto, Port: p.port})
+			}
+			for _, dst := range addrs {
+				list = append(list, policy.Question{From: from, Dst: dst, Proto: p.proto, Port: p.port})
+			}
+		}
+		for _, src := range addrs {
+			for _, dst := range []netip.Addr{cases.One4, cases.Two6, cases.X4, cases.X6} {
+				list = append(list, policy.Question{From: from, Src: src, Dst: dst, Proto: policy.ProtoTCP, Port: 443})
+			}
+		}
+	}
+	return list
+}
+
+// happens sends the packet of an answer and tells what is not as the answer says.
+func (s *sim) happens(a Answer, q policy.Question) string {
+	f := stack.BuildOpening(a.Src, a.Dst, uint8(q.Proto), q.Port)
+	side, dst, src := stack.Guests, s.RouterMAC, cases.MAC1
+	switch q.From {
+	case fromTwo:
+		src = cases.MAC2
+	case fromUplink:
+		side, dst, src = stack.UplinkSide, s.net.Eth0, gatewayMAC
+		dst = s.current.Load().UplinkMAC
+	case fromHost:
+		side = stack.Host
+	}
+	f.SetEthernet(dst, src, uint16(f.Bytes()[12])<<8|uint16(f.Bytes()[13]))
+	s.newWorker(side).batch([]*stack.Frame{f})
+	s.clock.RunImmediatelyScheduledJobs()
+	out := map[string]int{}
+	for name, sd := range map[string]stack.Side{"domu": stack.Guests, "uplink": stack.UplinkSide, "host": stack.Host} {
+		out[name] = len(s.links[sd].Take())
+	}
+	counts := s.counts()
+	if a.Verdict == "accept" {
+		to, _, _ := strings.Cut(a.To, ":")
+		if a.To == "router" {
+			to = map[stack.Side]string{stack.Guests: "domu", stack.UplinkSide: "uplink", stack.Host: "host"}[side]
+		}
+		if len(counts) > 0 || out[to] != 1 || out["domu"]+out["uplink"]+out["host"] != 1 {
+			return fmt.Sprintf("it counted %v, and frames came out at %v", counts, out)
+		}
+		return ""
+	}
+	if a.Reason == policy.Multicast.String() && len(counts) == 0 {
+		return "" // the link's business
+	}
+	for r, n := range counts {
+		if r.String() != a.Reason || n != 1 {
+			return fmt.Sprintf("it counted %v", counts)
+		}
+	}
+	if len(counts) == 0 {
+		return fmt.Sprintf("it was not dropped: %v", out)
+	}
+	if told := out["domu"]+out["uplink"]+out["host"] > 0; a.Verdict == "reject" && !told && q.From != fromUplink {
+		return "nobody was told"
+	}
+	return ""
+}
+
+// Test blocks ask the policy: those that hold, and each way not to.
+func TestRunTests(t *testing.T) {
+	const blocks = `
+test "a" {
+  from   = "domu:one"
+  to     = "domu:two"
+  proto  = "tcp"
+  port   = 22
+  expect = "accept"
+  rule   = "ssh"
+}
+test "b" {
+  from   = "domu:one"
+  to     = "domu:two"
+  proto  = "tcp"
+  port   = 22
+  expect = "drop"
+}
+test "c" {
+  from   = "uplink"
+  src    = "198.51.100.7"
+  to     = "domu:one"
+  proto  = "tcp"
+  port   = 443
+  expect = "accept"
+  rule   = "ssh"
+}
+test "d" {
+  from   = "domu:one"
+  src    = "192.0.2.11"
+  dst    = "198.51.100.7"
+  proto  = "udp"
+  port   = 53
+  expect = "drop"
+}
+test "e" {
+  from   = "uplink"
+  src    = "198.51.100.7"
+  to     = "host"
+  proto  = "tcp"
+  port   = 22
+  expect = "accept"
+  rule   = "ssh"
+}
+`
+	failed := func(src string) (words []string) {
+		t.Helper()
+		results, err := RunTests(parseConfig(t, src))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range results {
+			if r.Failed != "" {
+				words = append(words, r.Name+": "+r.Failed)
+			}
+		}
+		return words
+	}
+	src := string(config.Reference) + blocks
+	if got, want := fmt.Sprint(failed(src)), `[b: expected drop, but it is accept c: expected rule "ssh" to decide]`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	got := fmt.Sprint(failed(strings.Replace(src, `mode = "enforce"`, `mode = "shadow"`, 1)))
+	if want := "guests send no mail: expected reject, but it passes: a policy in shadow mode refuses nothing"; !strings.Contains(got, want) {
+		t.Errorf("in shadow mode: %s", got)
+	}
+}
