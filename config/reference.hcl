@@ -84,7 +84,8 @@ network "v6" {
 # What guests that name it may send and be sent. Guards come first, whatever a rule says: forged, malformed
 # and link-local packets, DHCP servers, router advertisements and the like never pass.
 policy "untrusted" {
-  # "enforce", or "shadow": rules only count what they would have done. Default: "enforce".
+  # "enforce", or "shadow": rules and limits only count and log what they would have done, for these guests; the other
+  # end of a connection keeps its own rules. Default: "enforce".
   mode = "enforce"
 
   # From the guest. The first rule that matches decides; replies of what was accepted pass.
@@ -132,15 +133,16 @@ policy "untrusted" {
     }
   }
 
-  # What one guest may use, each direction by itself. A limit that is left out is none, but for flows.
+  # What one guest may use, each direction by itself, of what the rules let pass. A limit that is left out is none, but
+  # for flows, which hold in shadow mode as well.
   limits {
     # Packets a second; large segments count as the packets they become.
     #packets = 100000
     # Bits a second: a number, or one with bit, kbit, Mbit, Gbit or Tbit, which are powers of 1000.
     #bandwidth = "500Mbit"
-    # Flows opened a second.
+    # Flows opened a second, by the guest and toward it.
     new_flows = 2000
-    # Flows at a time. Default: 65536.
+    # Flows at a time; beyond them the oldest is forgotten. Default: 65536.
     flows = 16384
   }
 }

@@ -155,28 +155,45 @@ func (e *Engine) Rule(id RuleID) (RuleInfo, bool) {
 	return RuleInfo{}, false
 }
 
+// A flow's Verdict is the rule that admitted it; or, with one of these bits, the one that would have refused it if its policy were not in
+// shadow mode, and whose that is.
+const (
+	wouldEgress  = 1 << 31 // of who has opened the flow
+	wouldIngress = 1 << 30 // of whom it was opened to
+)
+
 // Decide tells what becomes of a packet on its way between two ends, at the monotonic time now. At least one of them is a guest.
+//
+// Limits count what state and rules let pass. What the sender's limit refuses costs the receiver nothing, and what any limit refuses opens no
+// flow and keeps none alive; what the receiver's limit refuses has cost the sender its share, so that nobody competes for his neighbour's with more
+// than his own.
+//
+// In shadow mode flows are made as otherwise, in the same tables of the same size, so that the other end finds its connection: one end's mode
+// changes nothing about what the other end's policy admits. Would is told for each packet from who has opened the flow; not for answers, of which
+// there would have been none.
 func (e *Engine) Decide(p *Packet, from, to End, now time.Duration) Verdict {
 	v := Verdict{Action: Accept}
-	owner, known := e.state(&v, p, from, to, now)
-	if v.Action != Accept {
-		return v
+	metered := false
+	owner, known := e.state(&v, p, from, to, now, func() Reason {
+		metered = true
+		e.meter(&v, p, from, to, nil, now)
+		return v.Reason
+	})
+	if v.Action == Accept && !known {
+		metered = true
+		e.open(&v, p, from, to, owner, now)
 	}
-	if !known && !e.open(&v, p, from, to, owner, now) {
-		return v
-	}
-	if from.Guest != nil && !e.meter(&v, p, from.Guest, Egress, now) {
-		return v
-	}
-	if to.Guest != nil {
-		e.meter(&v, p, to.Guest, Ingress, now)
+	if v.Action == Accept && !metered {
+		e.meter(&v, p, from, to, nil, now)
 	}
 	return v
 }
 
 // state looks for the flow that a packet belongs to, in the tables of both ends' guests; the owner is whose table a new one goes into. A
-// flow that refuses the packet decides.
-func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration) (owner *guestEngine, known bool) {
+// flow that refuses the packet decides, and so does admit, which the flow asks. Both tables know one where it was opened again from the other
+// side: the one that has ended refuses what the other admits.
+func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, admit func() Reason) (owner *guestEngine, known bool) {
+	var found FlowHit
 	for _, end := range [2]End{from, to} {
 		if end.Guest == nil {
 			continue
@@ -185,34 +202,80 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration) (
 		if owner == nil {
 			owner = g
 		}
-		hit, ok := g.table.Lookup(p, from.side(), now)
+		hit, ok := g.table.LookupIf(p, from.side(), now, admit)
 		if !ok && p.IsICMPError() && p.L4 != 0 {
 			hit, ok = g.table.Related(p, from.side(), now)
 		}
-		if !ok || hit.Reason == FragmentOrphan {
-			continue
+		if ok && (!known || hit.Reason == None) {
+			found, known = hit, true
 		}
-		if hit.Reason != None && !e.unfit(v, from, to, hit.Reason) {
-			return owner, false
+		if known && (found.Reason == None || v.Action != Accept) {
+			break
 		}
-		v.Rule = RuleID(hit.Verdict)
-		return owner, true
 	}
-	return owner, false
+	if known && v.Action == Accept && (found.Reason == None || e.unfit(v, from, to, found.Reason)) {
+		v.follow(&found, from, to)
+	}
+	return owner, known
 }
 
-// open asks the rules about a packet without a flow, and makes one.
-func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, now time.Duration) bool {
+// follow takes what a flow knows of the rules for its packets.
+func (v *Verdict) follow(hit *FlowHit, from, to End) {
+	rule := RuleID(hit.Verdict &^ (wouldEgress | wouldIngress))
+	switch {
+	case hit.Verdict == uint32(rule):
+		v.Rule = rule
+	case hit.Reply:
+	case hit.Verdict&wouldEgress != 0:
+		v.Would, v.WouldRule, v.WouldBlame = EgressPolicy, rule, from.Guest // before any limit, as rules come first
+	default:
+		v.Would, v.WouldRule, v.WouldBlame = IngressPolicy, rule, to.Guest
+	}
+}
+
+// open asks the rules about a packet without a flow, then the limits, and makes one.
+func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, now time.Duration) {
+	var unfit Reason
+	switch {
+	case p.L4 == 0:
+		unfit = FragmentOrphan
+	case p.IsICMPError():
+		unfit = Unrelated
+	case p.isEchoReply():
+		unfit = NoFlow
+	case !e.ask(v, p, from, to):
+		return
+	default:
+		unfit = p.opens()
+	}
+	if unfit != None {
+		if e.unfit(v, from, to, unfit) {
+			e.meter(v, p, from, to, nil, now)
+		}
+		return
+	}
+	verdict := uint32(v.Rule)
+	switch v.Would {
+	case EgressPolicy:
+		verdict = uint32(v.WouldRule) | wouldEgress
+	case IngressPolicy:
+		verdict = uint32(v.WouldRule) | wouldIngress
+	}
+	if !e.meter(v, p, from, to, owner, now) {
+		return
+	}
+	switch _, r := owner.table.Create(p, from.side(), to.side(), verdict, 0, now); r {
+	case None:
+	case FlowLimit:
+		v.refuse(owner, Drop, r, 0)
+	default:
+		e.unfit(v, from, to, r)
+	}
+}
+
+// ask asks the rules of both ends.
+func (e *Engine) ask(v *Verdict, p *Packet, from, to End) bool {
 	q := query(p, from, to)
-	if p.L4 == 0 {
-		return e.unfit(v, from, to, FragmentOrphan)
-	}
-	if p.IsICMPError() {
-		return e.unfit(v, from, to, Unrelated)
-	}
-	if p.isEchoReply() {
-		return e.unfit(v, from, to, NoFlow)
-	}
 	if from.Guest != nil {
 		g := &e.guests[from.Guest.ID]
 		if a, id := g.egress.match(&q); a != Accept && !v.refuse(g, a, EgressPolicy, id) {
@@ -238,19 +301,6 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 			return v.refuse(nil, a, HostPolicy, id)
 		}
 		v.Rule = id
-	}
-	if v.Would != None {
-		return true // in earnest it would not have come to a flow
-	}
-	if !owner.meter.NewFlows.Take(1, now) {
-		return v.refuse(owner, Drop, LimitNewFlows, 0)
-	}
-	switch _, r := owner.table.Create(p, from.side(), to.side(), uint32(v.Rule), 0, now); r {
-	case None:
-	case FlowLimit:
-		return v.refuse(owner, Drop, r, 0)
-	default:
-		return e.unfit(v, from, to, r)
 	}
 	return true
 }
@@ -309,11 +359,16 @@ func (e *Engine) unfit(v *Verdict, from, to End, r Reason) bool {
 	return to.Zone != ZoneHost || v.refuse(nil, Drop, r, 0)
 }
 
-// meter counts a packet that passes against a guest's limits.
-func (e *Engine) meter(v *Verdict, p *Packet, guest *Guest, d Direction, now time.Duration) bool {
-	g := &e.guests[guest.ID]
-	if r := g.meter.Admit(p, d, now); r != None {
-		return v.refuse(g, Drop, r, 0)
+// meter counts a packet that passes against the limits of both ends' guests, the sender's first; one that opens a flow also against its owner's.
+func (e *Engine) meter(v *Verdict, p *Packet, from, to End, owner *guestEngine, now time.Duration) bool {
+	for d, end := range [2]End{Egress: from, Ingress: to} {
+		if end.Guest == nil {
+			continue
+		}
+		g := &e.guests[end.Guest.ID]
+		if r := g.meter.Admit(p, Direction(d), g == owner, now); r != None && !v.refuse(g, Drop, r, 0) {
+			return false
+		}
 	}
 	return true
 }

@@ -164,13 +164,19 @@ type FlowHit struct {
 // decides whether it may open one with Create; ICMP errors go to Related. A later fragment that is not found is a
 // FragmentOrphan.
 func (t *FlowTable) Lookup(p *Packet, from Side, now time.Duration) (hit FlowHit, ok bool) {
+	return t.LookupIf(p, from, now, nil)
+}
+
+// LookupIf is Lookup that asks admit about a packet that is acceptable: when that has a reason to refuse it, it has not come, as far as the flow
+// knows. admit is called at most once, under the table's lock.
+func (t *FlowTable) LookupIf(p *Packet, from Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
 	if p.L4 == 0 {
 		if !p.Fragment {
 			return hit, false
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		return t.laterFragment(p, from, t.clock(now))
+		return t.laterFragment(p, from, t.clock(now), admit)
 	}
 	key, reversed, ok := p.FlowKey()
 	if !ok {
@@ -179,10 +185,10 @@ func (t *FlowTable) Lookup(p *Packet, from Side, now time.Duration) (hit FlowHit
 	hash := uint32(maphash.Comparable(t.seed, key))
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.lookup(p, &key, hash, reversed, from, t.clock(now))
+	return t.lookup(p, &key, hash, reversed, from, t.clock(now), admit)
 }
 
-func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, from Side, now time.Duration) (hit FlowHit, ok bool) {
+func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, from Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
 	i := t.find(key, hash)
 	if i != 0 && t.at(i).expired(now) {
 		t.remove(i)
@@ -210,7 +216,7 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 	if from != f.side(dir) {
 		return f.hit(ref, dir, FlowSide), true
 	}
-	quiet := false
+	conn, state, quiet := f.tcp, f.State, false
 	switch {
 	case key.Proto == ProtoTCP:
 		g, ok := p.segment()
@@ -221,13 +227,19 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 			return hit, false
 		}
 		var r Reason
-		if r, quiet = f.tcp.advance(dir, &g); r != None {
+		if r, quiet = conn.advance(dir, &g); r != None {
 			return f.hit(ref, dir, r), true
 		}
-		f.State = f.tcp.state()
+		state = conn.state()
 	case dir == 1:
-		f.State = FlowReplied
+		state = FlowReplied
 	}
+	if admit != nil {
+		if r := admit(); r != None {
+			return f.hit(ref, dir, r), true
+		}
+	}
+	f.tcp, f.State = conn, state
 	f.count(dir, p)
 	if !quiet {
 		t.touch(i, now)
@@ -244,32 +256,21 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32, now time.Duration) (hit FlowHit, r Reason) {
 	key, reversed, ok := p.FlowKey()
 	if !ok {
-		if p.L4 == 0 && p.Fragment {
-			return hit, FragmentOrphan
-		}
-		return hit, NoFlow
+		return hit, p.opens()
 	}
 	hash := uint32(maphash.Comparable(t.seed, key))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now = t.clock(now)
-	if hit, ok := t.lookup(p, &key, hash, reversed, from, now); ok {
+	if hit, ok := t.lookup(p, &key, hash, reversed, from, now, nil); ok {
 		return hit, hit.Reason
 	}
-	if p.isEchoReply() {
-		return hit, NoFlow
+	if r := p.opens(); r != None {
+		return hit, r
 	}
 	state, conn := FlowUnreplied, tcpConn{}
 	if key.Proto == ProtoTCP {
-		g, ok := p.segment()
-		switch {
-		case !ok:
-			return hit, Malformed
-		case !g.possible():
-			return hit, TCPFlags
-		case !g.opens():
-			return hit, NoFlow
-		}
+		g, _ := p.segment()
 		conn.open(&g)
 		state = TCPSynSent
 	}
@@ -287,6 +288,29 @@ func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32,
 		t.follow(p, ref, 0, from, now)
 	}
 	return f.hit(ref, 0, None), None
+}
+
+// opens tells why a packet without a flow may not open one: None when it may.
+func (p *Packet) opens() Reason {
+	if p.L4 == 0 && p.Fragment {
+		return FragmentOrphan
+	}
+	if _, _, ok := p.FlowKey(); !ok || p.isEchoReply() {
+		return NoFlow
+	}
+	if p.Proto != ProtoTCP {
+		return None
+	}
+	g, ok := p.segment()
+	switch {
+	case !ok:
+		return Malformed
+	case !g.possible():
+		return TCPFlags
+	case !g.opens():
+		return NoFlow
+	}
+	return None
 }
 
 // side is where packets of a direction come from.

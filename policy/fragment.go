@@ -88,7 +88,7 @@ func (t *FlowTable) follow(p *Packet, flow FlowRef, dir int, from Side, now time
 }
 
 // laterFragment passes a fragment on the flow of its first.
-func (t *FlowTable) laterFragment(p *Packet, from Side, now time.Duration) (hit FlowHit, ok bool) {
+func (t *FlowTable) laterFragment(p *Packet, from Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
 	d := t.datagram(p, from, now)
 	if d == nil {
 		return hit, false
@@ -100,6 +100,11 @@ func (t *FlowTable) laterFragment(p *Packet, from Side, now time.Duration) (hit 
 	dir := int(d.dir)
 	if r := d.add(p.FragOff, p.FragOff+p.FragLen, p.More); r != None {
 		return f.hit(d.flow, dir, r), true
+	}
+	if admit != nil {
+		if r := admit(); r != None {
+			return f.hit(d.flow, dir, r), true
+		}
 	}
 	f.count(dir, p)
 	t.touch(d.flow.index, now)

@@ -1,14 +1,18 @@
 package policy
 
 import (
-	"math"
 	"sync/atomic"
 	"time"
 )
 
 // Bucket is a token bucket in the form of a virtual scheduling algorithm (GCRA, ITU-T I.371; it admits what a bucket of that rate and
-// burst admits): one number, the time at which all that was admitted would be paid for. Safe for concurrent use, without locks.
-// The zero value admits everything.
+// burst admits): one number, the time at which all that was admitted would be paid for. It differs in one thing: what alone is more than the
+// burst passes when nothing is owed, and all of it has to be paid for before the next passes; else it would never pass.
+//
+// A price is a whole number of nanoseconds, rounded down and never 0: at 10 Gbit/s the smallest frames get 0.4 % more than the limit.
+//
+// Safe for concurrent use, without locks. A time that is before one that another goroutine has told is as good as that one. The zero value
+// admits everything.
 type Bucket struct {
 	cost  float64 // nanoseconds a unit
 	burst int64   // nanoseconds of debt that are allowed
@@ -20,20 +24,26 @@ func (b *Bucket) Set(rate, burst uint64) {
 	b.cost, b.burst = 0, 0
 	if rate > 0 {
 		b.cost = float64(time.Second) / float64(rate)
-		b.burst = int64(min(b.cost*float64(burst), math.MaxInt64/4))
+		b.burst = b.price(burst)
 	}
 }
+
+// maxPrice is 73 years: no sum of a time, a burst and a price overflows.
+const maxPrice = 1 << 61
+
+// price is what n units cost, in nanoseconds.
+func (b *Bucket) price(n uint64) int64 { return max(1, int64(min(b.cost*float64(n), maxPrice))) }
 
 // Take takes n units at the monotonic time now, or nothing where there are not so many.
 func (b *Bucket) Take(n uint64, now time.Duration) bool {
 	if b.cost == 0 {
 		return true
 	}
-	price := int64(min(b.cost*float64(n), math.MaxInt64/4))
+	price := b.price(n)
 	for {
 		paid := b.paid.Load()
 		next := max(paid, int64(now)) + price
-		if next-int64(now) > b.burst {
+		if paid > int64(now) && next-int64(now) > b.burst {
 			return false
 		}
 		if b.paid.CompareAndSwap(paid, next) {
@@ -42,11 +52,18 @@ func (b *Bucket) Take(n uint64, now time.Duration) bool {
 	}
 }
 
+// giveBack undoes a Take that has only just been made; in between another packet may have been refused for it.
+func (b *Bucket) giveBack(n uint64) {
+	if b.cost != 0 {
+		b.paid.Add(-b.price(n))
+	}
+}
+
 // Meter holds what the limits of one guest's policy count, each direction by itself.
 type Meter struct {
 	Packets   [2]Bucket // by Direction
 	Bandwidth [2]Bucket // bits of frames, without preamble and FCS
-	NewFlows  Bucket
+	NewFlows  [2]Bucket // Egress: those that the guest opens; so that a flood toward it does not keep it from opening its own
 }
 
 // Direction is seen from the guest.
@@ -69,19 +86,24 @@ func (m *Meter) Set(l Limits) {
 	for d := range m.Packets {
 		m.Packets[d].Set(l.Packets, max(l.Packets/burstTime, 64))
 		m.Bandwidth[d].Set(l.Bandwidth, max(l.Bandwidth/burstTime, minBurst))
+		m.NewFlows[d].Set(l.NewFlows, max(l.NewFlows, 1))
 	}
-	m.NewFlows.Set(l.NewFlows, max(l.NewFlows, 1))
 }
 
-// Admit counts a packet and tells whether the limits let it pass: None, or the limit's reason. A GSO frame counts as the packets and
-// bytes that it becomes on the wire.
-func (m *Meter) Admit(p *Packet, d Direction, now time.Duration) Reason {
+// Admit counts a packet and tells whether the limits let it pass: None, or the first limit that does not, and then no limit has counted it. opens
+// tells that it opens a flow. A GSO frame counts as the packets and bytes that it becomes on the wire.
+func (m *Meter) Admit(p *Packet, d Direction, opens bool, now time.Duration) Reason {
 	packets, bytes := p.WireCost()
-	if !m.Packets[d].Take(packets, now) {
+	switch {
+	case !m.Packets[d].Take(packets, now):
 		return LimitPackets
-	}
-	if !m.Bandwidth[d].Take(8*bytes, now) {
+	case !m.Bandwidth[d].Take(8*bytes, now):
+		m.Packets[d].giveBack(packets)
 		return LimitBandwidth
+	case opens && !m.NewFlows[d].Take(1, now):
+		m.Packets[d].giveBack(packets)
+		m.Bandwidth[d].giveBack(8 * bytes)
+		return LimitNewFlows
 	}
 	return None
 }
