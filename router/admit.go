@@ -39,7 +39,7 @@ func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool
 	if v.Would != policy.None {
 		w.would[v.Would].Add(1)
 		v.WouldBlame.Counters.Would[v.Would].Add(1)
-		w.wouldLog.note(v.Would, v.WouldBlame, p)
+		w.note(&w.wouldLog, v.Would, v.WouldRule, v.WouldBlame, p)
 	}
 	if v.Action == policy.Accept {
 		return true
@@ -48,7 +48,7 @@ func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool
 	if blame == nil {
 		blame = from
 	}
-	w.drop(blame, v.Reason)
+	w.countBy(v.Rule, blame, v.Reason, p)
 	if v.Action == policy.Reject {
 		w.reject(p, from)
 	}

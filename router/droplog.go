@@ -19,14 +19,26 @@ type dropLog struct {
 	first [policy.Reasons]atomic.Pointer[[]any] // of each interval: what a line says of the packet
 }
 
-// note counts a drop; the first of an interval is described. p may be nil.
-func (l *dropLog) note(reason policy.Reason, g *policy.Guest, p *policy.Packet) {
-	if l.since[reason].Add(1) != 1 {
-		return
+// note counts a packet in a log; the first of an interval is described. g and p may be nil; rule is 0 where no rule decided.
+func (r *Router) note(l *dropLog, reason policy.Reason, rule policy.RuleID, g *policy.Guest, p *policy.Packet) {
+	if l.since[reason].Add(1) == 1 {
+		info, _ := r.engine.Rule(rule)
+		l.describe(reason, info, g, p)
 	}
+}
+
+// describe keeps what a line says of a packet.
+func (l *dropLog) describe(reason policy.Reason, rule policy.RuleInfo, g *policy.Guest, p *policy.Packet) {
 	var args []any
 	if g != nil {
 		args = append(args, "domu", g.Name)
+	}
+	if rule.Chain != "" {
+		name := rule.Rule
+		if name == "" {
+			name = "default"
+		}
+		args = append(args, "policy", rule.Policy, "chain", rule.Chain, "rule", name, "source", rule.Source)
 	}
 	if p != nil {
 		args = append(args, "src_mac", p.SrcMAC, "dst_mac", p.DstMAC, "ethertype", fmt.Sprintf("%#04x", p.EtherType))
@@ -48,17 +60,22 @@ func (l *dropLog) run(log *slog.Logger, what string) func(context.Context) error
 				return nil
 			case <-tick.C:
 			}
-			for i := range l.since {
-				n := l.since[i].Swap(0)
-				if n == 0 {
-					continue
-				}
-				args := []any{"reason", policy.Reason(i).String(), "packets", n, "seconds", int(logEvery.Seconds())}
-				if first := l.first[i].Load(); first != nil {
-					args = append(args, *first...)
-				}
-				log.Info(what, args...)
-			}
+			l.write(log, what)
 		}
+	}
+}
+
+// write says what there was since it was called last, a line for each reason.
+func (l *dropLog) write(log *slog.Logger, what string) {
+	for i := range l.since {
+		n := l.since[i].Swap(0)
+		if n == 0 {
+			continue
+		}
+		args := []any{"reason", policy.Reason(i).String(), "packets", n, "seconds", int(logEvery.Seconds())}
+		if first := l.first[i].Load(); first != nil {
+			args = append(args, *first...)
+		}
+		log.Info(what, args...)
 	}
 }

@@ -296,11 +296,16 @@ func (r *Router) duplicate(mac policy.MAC) {
 
 // count counts a packet that goes no further, for its guest if there is one. p may be nil.
 func (r *Router) count(g *policy.Guest, reason policy.Reason, p *policy.Packet) {
+	r.countBy(0, g, reason, p)
+}
+
+// countBy is count for what a rule has refused; 0 is none.
+func (r *Router) countBy(rule policy.RuleID, g *policy.Guest, reason policy.Reason, p *policy.Packet) {
 	r.drops[reason].Add(1)
 	if g != nil {
 		g.Counters.Drops[reason].Add(1)
 	}
-	r.dropLog.note(reason, g, p)
+	r.note(&r.dropLog, reason, rule, g, p)
 }
 
 func contains(list []string, s string) bool {

@@ -1,0 +1,98 @@
+package router
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"udrouter/config"
+	"udrouter/integration/cases"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// lines are what a log of drops would say now, without time, level and message.
+func lines(l *dropLog) []string {
+	var b bytes.Buffer
+	l.write(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey {
+			return slog.Attr{}
+		}
+		return a
+	}})), "")
+	return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+}
+
+// at is the place of the first line of the reference after another that holds a text.
+func at(after, text string) string {
+	src := string(config.Reference)
+	i := strings.Index(src, after)
+	i += strings.Index(src[i:], text)
+	return fmt.Sprint("router.hcl:", 1+strings.Count(src[:i], "\n"))
+}
+
+// A line says which rule or default has refused the packet that it describes, and where that is written; in shadow mode as well.
+func TestLogNamesRule(t *testing.T) {
+	shadow := strings.Replace(string(config.Reference), `"enforce"`+"\n", `"shadow"`+"\n", 1)
+	if shadow == string(config.Reference) {
+		t.Fatal("the reference has changed")
+	}
+	smtp := func(s *sim) []byte {
+		return cases.TCP(s.RouterMAC, cases.MAC1, netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 25), 2, 999, 0, 0)
+	}
+	toTwo := func(s *sim) []byte { return cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.Two4, 8) }
+	const packet = "src_mac=00:16:3e:00:00:01 dst_mac=MAC ethertype=0x0800 src=192.0.2.10"
+	for _, c := range []struct {
+		name  string
+		src   string
+		frame func(s *sim) []byte
+		want  string // between what was counted and the packet's source
+	}{
+		{"a rule", string(config.Reference), smtp, "reason=egress-policy packets=2 seconds=10 domu=one policy=untrusted chain=egress rule=no-smtp source=" + at("egress {", "rule \"") + " " + packet},
+		{"a rule in shadow mode", shadow, smtp, "reason=egress-policy packets=2 seconds=10 domu=one policy=untrusted chain=egress rule=no-smtp source=" + at("egress {", "rule \"") + " " + packet},
+		{"a default", string(config.Reference), toTwo, "reason=ingress-policy packets=2 seconds=10 domu=two policy=untrusted chain=ingress rule=default source=" + at("# To the guest.", "ingress {") + " " + packet},
+		{"a default in shadow mode", shadow, toTwo, "reason=ingress-policy packets=2 seconds=10 domu=two policy=untrusted chain=ingress rule=default source=" + at("# To the guest.", "ingress {") + " " + packet},
+		{"host", string(config.Reference), func(s *sim) []byte { return cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.Dom04, 8) },
+			"reason=host-policy packets=2 seconds=10 domu=one policy=host chain=ingress rule=default source=" + at("host {", "ingress {") + " " + packet},
+		{"no rule", string(config.Reference), func(s *sim) []byte {
+			return cases.TCP(s.RouterMAC, cases.MAC1, netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 443), 16, 999, 9, 0)
+		}, "reason=no-flow packets=2 seconds=10 domu=one " + packet},
+		{"a guard", shadow, func(s *sim) []byte { return cases.UDP(s.RouterMAC, cases.MAC2, cases.Two4, cases.Two4, 8) }, "reason=loop packets=2 seconds=10 domu=two src_mac=00:16:3e:00:00:02"},
+	} {
+		s := newSim(t, parseConfig(t, c.src), seedKernel())
+		s.learn()
+		s.newWorker(stack.Guests).appearedAll()
+		l, other := &s.dropLog, &s.wouldLog
+		if strings.HasSuffix(c.name, "shadow mode") {
+			l, other = other, l
+		}
+		for range 2 { // intervals
+			s.send(stack.Guests, c.frame(s), c.frame(s))
+			got, want := lines(l), strings.Replace(c.want, "MAC ", s.RouterMAC.String()+" ", 1)
+			if len(got) != 1 || !strings.HasPrefix(got[0], want) {
+				t.Errorf("%s:\n got %s\nwant %s", c.name, strings.Join(got, "\n"), want)
+			}
+			if got := lines(other); len(got) != 1 || got[0] != "" {
+				t.Errorf("%s: also %q", c.name, got)
+			}
+		}
+		if got := lines(l); got[0] != "" {
+			t.Errorf("%s: said again: %q", c.name, got)
+		}
+	}
+}
+
+// The packets of an interval that no line describes cost no memory.
+func TestLogAllocates(t *testing.T) {
+	s := reference(t)
+	var p policy.Packet
+	p.Parse(cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.Two4, 8), policy.Offload{})
+	g := s.Bindings.Guests[0]
+	s.countBy(1, g, policy.EgressPolicy, &p)
+	if n := testing.AllocsPerRun(100, func() { s.countBy(1, g, policy.EgressPolicy, &p) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
