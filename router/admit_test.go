@@ -93,13 +93,89 @@ func TestShadow(t *testing.T) {
 	}
 }
 
-// A policy in shadow mode excuses its own guest, and nobody else: what has no flow reaches neither an enforcing neighbour nor dom0 by it.
-func TestShadowEndsAtOthers(t *testing.T) {
+// mixed is the reference with guest one in shadow mode.
+func mixed(t testing.TB) *sim {
 	src := string(config.Reference)
 	at := strings.Index(src, "policy \"untrusted\"")
 	block := src[at : at+strings.Index(src[at:], "\n}\n")+3]
 	watched := strings.NewReplacer("\"untrusted\"", "\"watched\"", "\"enforce\"", "\"shadow\"").Replace(block)
-	src = strings.Replace(src, "policy = \"untrusted\"", "policy = \"watched\"", 1) + watched // of domu one
+	s := newSim(t, parseConfig(t, strings.Replace(src, "policy = \"untrusted\"", "policy = \"watched\"", 1)+watched), seedKernel())
+	s.learn()
+	s.newWorker(stack.Guests).appearedAll()
+	s.links[stack.UplinkSide].Take()
+	return s
+}
+
+// One end in shadow mode changes nothing about what the other admits: who is in shadow mode may be opened to and may open, answers included, and is
+// counted for what it would have refused, but for answers.
+func TestShadowAmongOthers(t *testing.T) {
+	const port = 8080 // which the reference's ingress refuses
+	for _, c := range []struct {
+		name     string
+		from, to netip.Addr
+		port     uint16
+		opened   bool
+		would    policy.Reason
+	}{
+		{"the internet opens", cases.X4, cases.One4, port, true, policy.IngressPolicy},
+		{"dom0 opens", cases.Dom04, cases.One4, port, true, policy.IngressPolicy},
+		{"a guest opens", cases.Two4, cases.One4, port, true, policy.IngressPolicy},
+		{"a guest opens what it may not", cases.Two4, cases.One4, 25, false, policy.None},
+		{"it opens mail", cases.One4, cases.X4, 25, true, policy.EgressPolicy},
+		{"it opens what its neighbour admits", cases.One4, cases.Two4, 443, true, policy.None},
+		{"it opens what its neighbour refuses", cases.One4, cases.Two4, port, false, policy.None},
+		{"it opens dom0, which refuses", cases.One4, cases.Dom04, 443, false, policy.None},
+	} {
+		s := mixed(t)
+		side := func(a netip.Addr) (side stack.Side, dst, src policy.MAC) {
+			switch a {
+			case cases.X4:
+				return stack.UplinkSide, eth0MAC, gatewayMAC
+			case cases.Dom04:
+				return stack.Host, policy.MAC{}, policy.MAC{}
+			case cases.One4:
+				return stack.Guests, s.RouterMAC, cases.MAC1
+			}
+			return stack.Guests, s.RouterMAC, cases.MAC2
+		}
+		a, b := netip.AddrPortFrom(c.from, 40000), netip.AddrPortFrom(c.to, c.port)
+		passed := 0
+		for i, x := range []struct {
+			flags    uint8
+			seq, ack uint32
+			data     int
+		}{{2, 999, 0, 0}, {2 | 16, 1999, 1000, 0}, {16, 1000, 2000, 100}, {16, 2000, 1100, 100}, {1 | 16, 1100, 2100, 0}} {
+			from, to := a, b
+			if i%2 == 1 {
+				from, to = b, a
+			}
+			in, dst, src := side(from.Addr())
+			out, _, _ := side(to.Addr())
+			s.send(in, cases.TCP(dst, src, from, to, x.flags, x.seq, x.ack, x.data))
+			for _, p := range s.frames(out) {
+				if p.Src == from.Addr() { // and no answer of the router's
+					passed++
+				}
+			}
+			if !c.opened {
+				break
+			}
+		}
+		want, would := 0, uint64(0)
+		if c.opened {
+			want = 5
+		}
+		if c.would != policy.None {
+			would = 3 // the segments of who has opened
+		}
+		if passed != want || s.would[c.would].Load() != would || c.opened != (len(s.counts()) == 0) {
+			t.Errorf("%s: %d segments passed, want %d; counted %v, %d would have been dropped, want %d", c.name, passed, want, s.counts(), s.would[c.would].Load(), would)
+		}
+	}
+}
+
+// A policy in shadow mode excuses its own guest, and nobody else: what has no flow reaches neither an enforcing neighbour nor dom0 by it.
+func TestShadowEndsAtOthers(t *testing.T) {
 	for _, to := range []struct {
 		name    string
 		v4, v6  netip.Addr
@@ -115,10 +191,7 @@ func TestShadowEndsAtOthers(t *testing.T) {
 				return cases.TCP(d, s, netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(to.v4, 443), 16, 1, 1, 0)
 			},
 		} {
-			s := newSim(t, parseConfig(t, src), seedKernel())
-			s.learn()
-			s.newWorker(stack.Guests).appearedAll()
-			s.links[stack.UplinkSide].Take()
+			s := mixed(t)
 			s.send(stack.Guests, frame(s.RouterMAC, cases.MAC1))
 			if n := len(s.links[to.side].Take()); (n == 1) != to.passing {
 				t.Errorf("%s to %s: %d frames, counted %v", name, to.name, n, s.counts())
