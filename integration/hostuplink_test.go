@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"testing"
 
+	"udrouter/integration/cases"
 	"udrouter/integration/lab"
 	"udrouter/policy"
+	"udrouter/router"
 )
 
 // The reference's host.uplink: the internet reaches port 22 of dom0 and its ICMPv6, and nothing else, while the router runs. What was open before
@@ -72,6 +74,63 @@ func TestHostUplink(t *testing.T) {
 	works("after what was denied")
 	must(t, p.Stop())
 	open("after")
+}
+
+// What the rules of host.uplink have decided on is in the status, to the packet and the byte: those that open something, and not what follows.
+func TestHostUplinkCounters(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l)
+	gw, dom0, x := l.Gateway, l.Dom0, l.Internet
+	mac, err := dom0.LinkMAC(l.Config.Uplink.Name)
+	must(t, err)
+	sender, err := gw.Sender(gw.Link)
+	must(t, err)
+	_, err = dom0.ServeTCP(22)
+	must(t, err)
+	counted := func() map[string]router.HostRuleStatus {
+		m := map[string]router.HostRuleStatus{}
+		for _, r := range status(t, p).HostUplink {
+			m[r.Rule] = r
+		}
+		return m
+	}
+	if before := counted(); len(before) != 3 || before["ssh"].Action != "accept" || before[""].Action != "drop" || before["ssh"].Packets != 0 {
+		t.Fatalf("at the start %+v", before)
+	}
+	const ssh, denied = 7, 11
+	var bytes [2]uint64
+	before := counted()
+	for i := range uint16(ssh) { // each opens a connection, and nobody answers dom0
+		f := cases.TCP(mac, gw.MAC, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.99"), 1000+i), netip.AddrPortFrom(dom0.Addr4(), 22), 2, 999, 0, 0)
+		bytes[0] += uint64(len(f) - policy.EthernetLen)
+		must(t, sender.Send(f))
+	}
+	for i := range denied {
+		f := cases.UDP(mac, gw.MAC, x.Addr4(), dom0.Addr4(), 10*i)
+		bytes[1] += uint64(len(f) - policy.EthernetLen)
+		must(t, sender.Send(f))
+	}
+	must(t, lab.Await(testContext(t), "the last packet", func() (bool, error) { return counted()[""].Packets >= before[""].Packets+denied, nil }))
+	ping(t, x, dom0.Addr6()) // what was sent before has been dealt with
+	after := counted()
+	for i, c := range []struct {
+		rule string
+		n    uint64
+	}{{"ssh", ssh}, {"", denied}} {
+		packets, length := after[c.rule].Packets-before[c.rule].Packets, after[c.rule].Bytes-before[c.rule].Bytes
+		if packets != c.n || length != bytes[i] {
+			t.Errorf("rule %q counted %d packets and %d bytes, not %d and %d", c.rule, packets, length, c.n, bytes[i])
+		}
+	}
+	if n := after["icmpv6"].Packets - before["icmpv6"].Packets; n != 1 {
+		t.Errorf("an echo request counted %d times", n)
+	}
+	must(t, x.Transfer(testContext(t), netip.AddrPortFrom(dom0.Addr4(), 22), 1<<20))
+	if n := counted()["ssh"].Packets - after["ssh"].Packets; n != 1 {
+		t.Errorf("a connection of a MiB counted %d times", n)
+	}
+	out, _ := command(t, 0, "status", "--socket", p.Socket)
+	contains(t, out, "HOST.UPLINK RULE", "ssh", "(default)", after["ssh"].Source)
 }
 
 // unanswered shows that the internet gets nothing from a port of dom0: neither a connection nor a refusal.

@@ -37,6 +37,9 @@ type Options struct {
 	Control  net.Listener // of the control socket; nil: none
 	Log      *slog.Logger
 
+	// HostUplink reads what the rules of host.uplink have counted in dom0's kernel, in their order and the default last; nil: nobody knows.
+	HostUplink func() ([]HostCount, error)
+
 	// ReadKernel and Watch are stack.ReadKernel and stack.WatchKernel, or a test's.
 	ReadKernel func() (stack.Kernel, error)
 	Watch      func(context.Context, func() error) error
@@ -45,6 +48,9 @@ type Options struct {
 	GuestMTU  int         // of the TAP, the bridge and the host TUN, in bytes
 	Clock     tcpip.Clock // netstack's
 }
+
+// HostCount is what a rule of host.uplink has decided on; bytes from the IP header on.
+type HostCount struct{ Packets, Bytes uint64 }
 
 // Router forwards between the links. Its methods are safe for concurrent use.
 type Router struct {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,19 @@ type Status struct {
 	RouterMAC     string            `json:"router_mac"`
 	UplinkAddress string            `json:"uplink_link_local"`
 	Warnings      []string          `json:"warnings"`
+
+	// HostUplink is what the rules of host.uplink have decided on, in the file's order, the default last: packets of known flows pass before them.
+	// Empty where there are none, or where they could not be read, of which there is a warning.
+	HostUplink []HostRuleStatus `json:"host_uplink"`
+}
+
+// HostRuleStatus is a rule of host.uplink in Status. Bytes count from the IP header on.
+type HostRuleStatus struct {
+	Rule    string `json:"rule"` // "" for the default
+	Action  string `json:"action"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+	Source  string `json:"source"` // file:line
 }
 
 // LinkStatus is a link's share of Status.
@@ -90,7 +104,36 @@ func (r *Router) Status() Status {
 			TxBytes: c.TxBytes.Load(), Drops: c.DropTotal(), Reasons: words(&c.Drops), WouldDrop: words(&c.Would)}
 		s.Domus = append(s.Domus, d)
 	}
+	var err error
+	if s.HostUplink, err = r.hostUplink(); err != nil {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("host.uplink: what its rules count cannot be read: %v", err))
+	}
 	return s
+}
+
+// hostUplink reads what the rules of host.uplink count.
+func (r *Router) hostUplink() ([]HostRuleStatus, error) {
+	list := []HostRuleStatus{}
+	if r.HostUplink == nil || r.Config.Host == nil || r.Config.Host.Uplink == nil {
+		return list, nil
+	}
+	chain := r.Config.Host.Uplink
+	counts, err := r.HostUplink()
+	if err == nil && len(counts) != len(chain.Rules)+1 {
+		err = fmt.Errorf("there are %d counters for %d rules", len(counts), len(chain.Rules))
+	}
+	if err != nil {
+		return list, err
+	}
+	for i, c := range counts {
+		s := HostRuleStatus{Action: chain.Default.String(), Source: chain.Source, Packets: c.Packets, Bytes: c.Bytes}
+		if i < len(chain.Rules) {
+			rule := &chain.Rules[i]
+			s.Rule, s.Action, s.Source = rule.Name, rule.Action.String(), rule.Source
+		}
+		list = append(list, s)
+	}
+	return list, nil
 }
 
 // words are counters by their reasons' words, without those that are 0.

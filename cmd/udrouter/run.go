@@ -84,7 +84,8 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 	closers = append(closers, guard.Close)
 	mtu := router.GuestMTU(cfg, kernel)
 	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC), GuestMTU: mtu,
-		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel}
+		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
+		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
 	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu)
 	if err != nil {
 		return err
@@ -138,6 +139,15 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 	err = g.Wait()
 	notify(log, daemon.SdNotifyStopping)
 	return err
+}
+
+// hostCounts is what the rules of host.uplink have counted.
+func hostCounts(guard *dom0.Dom0) (list []router.HostCount, err error) {
+	counts, err := guard.InputCounts()
+	for _, c := range counts {
+		list = append(list, router.HostCount(c))
+	}
+	return list, err
 }
 
 // dom0Spec is what dom0's kernel is to be like while the router runs.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,6 +105,12 @@ func printStatus(out io.Writer, s router.Status) error {
 	fmt.Fprintf(w, "\nDROPPED\tPACKETS\n")
 	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {
 		fmt.Fprintf(w, "%s\t%d\n", reason, s.Drops[reason])
+	}
+	if len(s.HostUplink) > 0 {
+		fmt.Fprintf(w, "\nHOST.UPLINK RULE\tACTION\tPACKETS\tBYTES\tSOURCE\n")
+	}
+	for _, r := range s.HostUplink {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", cmp.Or(r.Rule, "(default)"), r.Action, r.Packets, r.Bytes, r.Source)
 	}
 	fmt.Fprintf(w, "\nforeign MACs kept off the uplink: %d\n", s.ForeignMAC)
 	for _, text := range s.Warnings {

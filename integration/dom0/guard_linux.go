@@ -372,23 +372,13 @@ func (d *Dom0) Counters() (map[string]uint64, error) {
 	}
 	sum := map[string]uint64{}
 	for _, ch := range chains(d.guard.shape) {
-		t := &nftables.Table{Name: TableName, Family: ch.family}
 		for _, r := range ch.rules {
 			if slices.ContainsFunc(r.exprs, isCounter) {
 				sum[r.comment] += 0
 			}
 		}
-		rules, err := d.guard.conn.GetRules(t, &nftables.Chain{Name: ch.name, Table: t})
-		if err != nil {
-			return nil, fmt.Errorf("reading the counters of nftables table %s: %w", TableName, err)
-		}
-		for _, r := range rules {
-			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-			for _, e := range r.Exprs {
-				if n, ok := e.(*expr.Counter); ok {
-					sum[comment] += n.Packets
-				}
-			}
+		if err := d.guard.count(ch, func(comment string, n *expr.Counter) { sum[comment] += n.Packets }); err != nil {
+			return nil, err
 		}
 	}
 	if in := d.guard.shape.input; in != nil {
@@ -398,6 +388,24 @@ func (d *Dom0) Counters() (map[string]uint64, error) {
 	}
 	maps.DeleteFunc(sum, func(k string, _ uint64) bool { return k == "" })
 	return sum, nil
+}
+
+// count reads the counters of a chain, each with the comment of its rule.
+func (g *guard) count(ch chain, f func(comment string, n *expr.Counter)) error {
+	t := &nftables.Table{Name: TableName, Family: ch.family}
+	rules, err := g.conn.GetRules(t, &nftables.Chain{Name: ch.name, Table: t})
+	if err != nil {
+		return fmt.Errorf("reading the counters of nftables table %s: %w", TableName, err)
+	}
+	for _, r := range rules {
+		comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+		for _, e := range r.Exprs {
+			if n, ok := e.(*expr.Counter); ok {
+				f(comment, n)
+			}
+		}
+	}
+	return nil
 }
 
 func isCounter(e expr.Any) bool {

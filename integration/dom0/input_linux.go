@@ -122,6 +122,38 @@ func (w *inputRules) rule(r *policy.Rule) (out []rule) {
 	return out
 }
 
+// InputCount is what a rule of host.uplink has decided on: packets that belong to no known flow, and their bytes, from the IP header on.
+type InputCount struct{ Packets, Bytes uint64 }
+
+// InputCounts are those of the rules of host.uplink, in the file's order, and of the default, which is last; nil where there is no host.uplink. They
+// start again at 0 as those of Counters do.
+func (d *Dom0) InputCounts() ([]InputCount, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := d.guard.shape.input
+	switch {
+	case d.closed:
+		return nil, errClosed
+	case in == nil:
+		return nil, nil
+	}
+	counts := make([]InputCount, len(in.Rules)+1)
+	index := map[string]int{CountInputDefault: len(in.Rules)}
+	for i := range in.Rules {
+		index[CountInputRule(in.Rules[i].Name)] = i
+	}
+	err := d.guard.count(chain{family: nftables.TableFamilyINet, name: chainInput}, func(comment string, n *expr.Counter) {
+		if i, ok := index[comment]; ok { // a rule may be there twice, once for each family
+			counts[i].Packets += n.Packets
+			counts[i].Bytes += n.Bytes
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return counts, nil
+}
+
 // transport matches protocol and destination ports. The header is the whole packet's: tracking has put fragments together.
 func (w *inputRules) transport(r *policy.Rule) []expr.Any {
 	if r.Proto == policy.AnyProto {

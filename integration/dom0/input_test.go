@@ -215,6 +215,27 @@ func TestInputRules(t *testing.T) {
 			if n[CountInputRule("fence")] != 1 {
 				t.Errorf("counted %v", n)
 			}
+			// The same in the file's order, with the bytes; each packet has met one rule, or the default.
+			list, err := d.InputCounts()
+			must(t, err)
+			var sum InputCount
+			for i, got := range list {
+				want := n[CountInputDefault]
+				if i < len(c.chain.Rules) {
+					want = n[CountInputRule(c.chain.Rules[i].Name)]
+				}
+				if got.Packets != want {
+					t.Errorf("number %d counted %d packets, not %d", i, got.Packets, want)
+				}
+				sum.Packets, sum.Bytes = sum.Packets+got.Packets, sum.Bytes+got.Bytes
+			}
+			want := InputCount{1, uint64(len(udp(askerV4, dom0V4, fencePort, fmt.Sprint("fence ", b.n))))}
+			for _, p := range all {
+				want.Packets, want.Bytes = want.Packets+1, want.Bytes+uint64(len(p))
+			}
+			if len(list) != len(c.chain.Rules)+1 || sum != want {
+				t.Errorf("%d counters for %d rules, together %v, not %v", len(list), len(c.chain.Rules), sum, want)
+			}
 			must(t, d.Update(w.input(c.chain))) // the same rules: nothing is replaced
 			if again, err := d.Counters(); err != nil || again[CountInputRule("fence")] != 1 {
 				t.Errorf("after an update that changes nothing %v, %v", again, err)
@@ -222,6 +243,9 @@ func TestInputRules(t *testing.T) {
 		})
 	}
 	must(t, d.Update(w.spec()))
+	if list, err := d.InputCounts(); list != nil || err != nil {
+		t.Errorf("without rules %v, %v", list, err)
+	}
 	if got := b.get(all...); !slices.Equal(got, everything) {
 		t.Errorf("when the rules were taken away %q arrived", got)
 	}

@@ -200,6 +200,9 @@ func TestNothingIsLeftInTheProcess(t *testing.T) {
 		if _, err := d.Counters(); !errors.Is(err, errClosed) {
 			t.Errorf("counters of a closed one: %v", err)
 		}
+		if _, err := d.InputCounts(); !errors.Is(err, errClosed) {
+			t.Errorf("counts of a closed one: %v", err)
+		}
 	}
 	cycle()
 	fds := func() int {
