@@ -126,8 +126,9 @@ func TestExplainCommand(t *testing.T) {
 
 // The questions to a running router, for people and as JSON with the contract's keys, and without a router.
 func TestQuestions(t *testing.T) {
-	w := newWire(t, cases.Open(config.Reference))
-	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.Two4, cases.X4, 8))) // a drop
+	w := newWire(t, strings.Replace(string(config.Reference), "\"enforce\"\n", "\"shadow\"\n", 1))
+	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.Two4, cases.X4, 8)))   // a drop
+	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.One4, cases.Two4, 8))) // which would be one
 	w.settle(cases.One)
 	out, _ := command(t, 0, "status", "--socket", w.proc.Socket)
 	contains(t, out, "udr0", "eth0", "udrhost", "one", "ip-binding", "foreign MACs kept off the uplink: 0")
@@ -154,13 +155,17 @@ func TestQuestions(t *testing.T) {
 		t.Errorf("drops %v, flows %v", s["drops"], s["flows"])
 	}
 	out, _ = command(t, 0, "drops", "--socket", w.proc.Socket)
-	contains(t, out, "ip-binding")
+	contains(t, out, "ip-binding", "IN SHADOW MODE", "ingress-policy")
 	out, _ = command(t, 0, "drops", "--json", "--socket", w.proc.Socket)
 	var d struct {
 		Drops map[string]int
 		Domus map[string]map[string]int
+		Would map[string]map[string]int `json:"would_drop_domus"`
 	}
 	must(t, json.Unmarshal([]byte(out), &d))
+	if d.Would["two"]["ingress-policy"] != 1 {
+		t.Errorf("drops --json says %s", out)
+	}
 	if d.Drops["ip-binding"] != 1 || d.Domus["one"]["ip-binding"] != 1 || len(d.Domus) != 1 {
 		t.Errorf("drops --json says %s", out)
 	}
