@@ -93,8 +93,7 @@ func (s *sim) happens(a Answer, q policy.Question) string {
 	case fromTwo:
 		src = cases.MAC2
 	case fromUplink:
-		side, dst, src = stack.UplinkSide, s.net.Eth0, gatewayMAC
-		dst = s.current.Load().UplinkMAC
+		side, dst, src = stack.UplinkSide, s.current.Load().UplinkMAC, gatewayMAC
 	case fromHost:
 		side = stack.Host
 	}
