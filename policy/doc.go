@@ -4,7 +4,7 @@
 //	packet.go nd.go   one pass over the frame; each defect has a Reason
 //	address.go        what an address is by itself
 //	binding.go        whose it is: the table of guests
-//	guard.go          what a guest may never send, and what never comes from the uplink
+//	guard.go dhcp.go  what a guest may never send, and what never comes from the uplink
 //	engine.go         state, rules of both ends and limits, one after the other, make a verdict
 //	flow.go           what belongs together: the key, the entry, and looking it up
 //	tcp.go            which segments a TCP connection can send

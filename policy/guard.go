@@ -39,8 +39,11 @@ func (v *View) FromGuest(p *Packet) (*Guest, Reason) {
 	if p.EtherType == EtherARP {
 		return g, v.guestARP(g, p)
 	}
-	if isDHCP(p) {
+	if v.isDHCP(p, true) {
 		return g, DHCPGuard
+	}
+	if r := routersOnly(p); r != None {
+		return g, r
 	}
 	if r := v.guestSource(g, p); r != None {
 		return g, r
@@ -63,6 +66,18 @@ func (v *View) guestARP(g *Guest, p *Packet) Reason {
 		return None
 	case !v.owns(g, p.ARP.SPA):
 		return ARPSpoof
+	}
+	return None
+}
+
+// routersOnly refuses what only a router says, whatever address it comes from (RFC 6105, RFC 4861 8.2).
+func routersOnly(p *Packet) Reason {
+	switch {
+	case !p.IsND():
+	case p.ICMPType == RouterAdvertisement:
+		return RAGuard
+	case p.ICMPType == RedirectMessage:
+		return Redirect
 	}
 	return None
 }
@@ -103,12 +118,7 @@ func (v *View) guestND(g *Guest, p *Packet) Reason {
 	if p.ND.HasSource && p.ND.SourceLL != p.SrcMAC || p.ND.HasTarget && p.ND.TargetLL != p.SrcMAC {
 		return NDSpoof
 	}
-	switch p.ICMPType {
-	case RouterAdvertisement:
-		return RAGuard
-	case RedirectMessage:
-		return Redirect
-	case NeighborAdvertisement:
+	if p.ICMPType == NeighborAdvertisement {
 		// The target is what neighbours would believe; the source address proves nothing.
 		if !v.mayHave(g, p.ND.Target) {
 			return NDSpoof
@@ -150,14 +160,11 @@ func (v *View) FromUplink(p *Packet) Reason {
 	if p.DstMAC != v.UplinkMAC && !p.DstMAC.IsGroup() {
 		return OtherHost
 	}
-	if isDHCP(p) {
+	if v.isDHCP(p, false) {
 		return DHCPGuard
 	}
 	if p.EtherType == EtherARP {
-		if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) {
-			return ARPSpoof
-		}
-		return None
+		return v.uplinkARP(p)
 	}
 	switch Classify(p.Src) {
 	case LinkScope:
@@ -186,12 +193,32 @@ func (v *View) FromUplink(p *Packet) Reason {
 		if p.ND.HasSource && !v.mayBeOnUplink(p.ND.SourceLL) || p.ND.HasTarget && !v.mayBeOnUplink(p.ND.TargetLL) {
 			return NDSpoof
 		}
+		// Link-local addresses are another link's; fe80::1 may well be the provider's.
+		if p.ICMPType == NeighborAdvertisement && !p.ND.Target.IsLinkLocalUnicast() && v.ours(p.ND.Target) {
+			return NDSpoof
+		}
 		if !p.Dst.IsMulticast() && p.DstMAC.IsGroup() {
 			return L2Multicast
 		}
 		return None
 	}
 	return v.destination(p, true)
+}
+
+// uplinkARP wants a sender that may be a station on the uplink. A probe has no sender address (RFC 5227 1.1).
+func (v *View) uplinkARP(p *Packet) Reason {
+	if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) || v.isBroadcast(p.ARP.SPA) {
+		return ARPSpoof
+	}
+	switch Classify(p.ARP.SPA) {
+	case Unicast, LinkScope:
+		return None
+	case Unspecified:
+		if p.ARP.Op == 1 {
+			return None
+		}
+	}
+	return ARPSpoof
 }
 
 // mayBeOnUplink tells whether a MAC may be another station's on the uplink.
@@ -272,27 +299,6 @@ func icmpType(p *Packet) Reason {
 		return ICMPType
 	}
 	return None
-}
-
-// isDHCP tells what a server says (RFC 2131 4.1: BOOTREPLY to the client's port; RFC 8415 7.2), and what a client says to whoever is
-// there. Neither crosses a router; a client that knows its server asks it like anyone.
-func isDHCP(p *Packet) bool {
-	if p.Proto != ProtoUDP || p.L4 == 0 {
-		return false
-	}
-	if p.IsIPv6() {
-		const client, server = 546, 547
-		return p.DstPort == client || p.DstPort == server && p.Dst.IsMulticast()
-	}
-	const server, client, reply = 67, 68, 2
-	body := p.Frame[p.L4+8:]
-	switch p.DstPort {
-	case client:
-		return p.SrcPort == server || len(body) > 0 && body[0] == reply
-	case server:
-		return p.Src.IsUnspecified() || Classify(p.Dst) == BroadcastIP
-	}
-	return false
 }
 
 // isBroadcast tells whether an IPv4 address is the directed broadcast (all ones or all zeros, RFC 1812 5.3.5) of a prefix.

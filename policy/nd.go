@@ -40,7 +40,7 @@ func (p *Packet) parseND() Reason {
 		return NDHopLimit
 	}
 	b := p.Frame[p.L4:]
-	if p.ICMPCode != 0 {
+	if p.ICMPCode != 0 || p.Routed { // ND goes one hop
 		return NDMalformed
 	}
 	var body int

@@ -77,6 +77,7 @@ type Packet struct {
 	DF       bool       // IPv4 don't fragment
 	Fragment bool       // one of several; an atomic fragment (RFC 6946) has a header, but is none
 	FragHdr  bool       // has an IPv6 Fragment header, atomic or not
+	Routed   bool       // has an IPv6 routing header that names further hops: Dst is not where it ends
 	FragOff  int        // bytes
 	FragLen  int        // bytes of the datagram that this fragment brings
 	More     bool       // more fragments follow
@@ -332,6 +333,7 @@ func (p *Packet) parseChain(b []byte) Reason {
 			if b[at+2] == 0 {
 				return RoutingHeader
 			}
+			p.Routed = p.Routed || b[at+3] != 0
 		}
 		if at-IPv6Len+size > MaxChain || headers >= MaxHeaders {
 			return HeaderChain
@@ -390,6 +392,9 @@ func (p *Packet) parseTransport(at int) Reason {
 		p.EchoID = binary.BigEndian.Uint16(b[4:])
 		if p.IsND() {
 			return p.parseND()
+		}
+		if p.FragHdr && p.IsIPv6() && (p.ICMPType == 148 || p.ICMPType == 149) { // RFC 6980 5: SEND's certification paths as well
+			return NDFragment
 		}
 	}
 	return None
