@@ -85,17 +85,29 @@ func TestCases(t *testing.T) {
 		if enforced {
 			src = string(config.Reference)
 		}
-		w := newWire(t, src)
+		var rows []cases.Case
 		for _, c := range cases.All() {
 			if c.Enforced == enforced {
-				t.Run(c.Name, func(t *testing.T) { w.run(t, c) })
+				rows = append(rows, c)
 			}
 		}
-		w.t = t
-		w.canary()
-		if s := status(t, w.proc); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {
-			t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
-		}
+		newWire(t, src).runAll(t, rows)
+	}
+}
+
+// ARP on the uplink for guests of a proxied network.
+func TestProxiedARP(t *testing.T) {
+	newWire(t, cases.Proxied(config.Reference)).runAll(t, cases.ProxiedARP())
+}
+
+func (w *wire) runAll(t *testing.T, rows []cases.Case) {
+	for _, c := range rows {
+		t.Run(c.Name, func(t *testing.T) { w.run(t, c) })
+	}
+	w.t = t
+	w.canary()
+	if s := status(t, w.proc); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {
+		t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
 	}
 }
 

@@ -204,6 +204,18 @@ func (w *worker) appearedAll() {
 	}
 }
 
+// ARP on the uplink for guests of a proxied network.
+func TestProxiedARP(t *testing.T) {
+	cfg := parseConfig(t, cases.Proxied(config.Reference))
+	for _, c := range cases.ProxiedARP() {
+		t.Run(c.Name, func(t *testing.T) {
+			for _, w := range newSim(t, cfg, seedKernel()).run(c) {
+				t.Errorf("%s: %s", c.Ref, w)
+			}
+		})
+	}
+}
+
 func TestCases(t *testing.T) {
 	open, reference := parseConfig(t, cases.Open(config.Reference)), parseConfig(t, string(config.Reference))
 	for _, c := range cases.All() {

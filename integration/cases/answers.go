@@ -3,89 +3,10 @@ package cases
 import (
 	"net/netip"
 
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"udrouter/policy"
 )
-
-// UplinkNeighbours are ARP and ND on the uplink: the IPv4 network is routed here, the IPv6 network proxied.
-func UplinkNeighbours() []Case {
-	const r, s = policy.NARouter, policy.NASolicited
-	none := ip("::")
-	ns := func(src, target netip.Addr, ll bool) Frame {
-		return func(n Net) []byte {
-			to, opt := policy.SolicitedNode(target), zero
-			if ll {
-				opt = n.Gateway
-			}
-			return NS(policy.MulticastMAC(to), n.Gateway, src, to, target, opt)
-		}
-	}
-	na := func(to, target netip.Addr, flags uint8) Frame {
-		return func(n Net) []byte { return NA(n.Gateway, n.Eth0, n.UplinkLL, to, target, n.Eth0, flags) }
-	}
-	gwLL := ip("fe80::99")
-	edit := func(e func(*layers.IPv6)) Frame {
-		return func(n Net) []byte {
-			to := policy.SolicitedNode(One6)
-			return NS(policy.MulticastMAC(to), n.Gateway, Gateway6, to, One6, n.Gateway, func(l gopacket.SerializableLayer) { e(l.(*layers.IPv6)) })
-		}
-	}
-	return []Case{
-		answer("NS for a bound address", "case 42; RFC 4861 7.2.8", Uplink, ns(Gateway6, One6, true), na(Gateway6, One6, r|s)),
-		answer("NS from a link-local address", "case 42", Uplink, ns(gwLL, Two6, true), na(gwLL, Two6, r|s)),
-		answer("NS without a source option", "case 42; field 3", Uplink, ns(Gateway6, One6, false), na(Gateway6, One6, r|s)),
-		answer("NS with another MAC as its source than the frame's", "RFC 4861 7.2.4", Uplink, func(n Net) []byte {
-			to := policy.SolicitedNode(One6)
-			return NS(policy.MulticastMAC(to), n.Gateway, ip("fe80::55"), to, One6, policy.MAC{2, 0, 0, 0, 0, 0x55})
-		}, func(n Net) []byte {
-			return NA(policy.MAC{2, 0, 0, 0, 0, 0x55}, n.Eth0, n.UplinkLL, ip("fe80::55"), One6, n.Eth0, r|s)
-		}),
-		answer("unicast NS, as NUD sends it", "facts N10; field 1", Uplink, func(n Net) []byte { return NS(n.Eth0, n.Gateway, Gateway6, One6, One6, n.Gateway) }, na(Gateway6, One6, r|s)),
-		answer("DAD of somebody for a bound address", "case 42; RFC 4861 7.2.4", Uplink, ns(none, One6, false), func(n Net) []byte {
-			return NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, n.Eth0, n.UplinkLL, AllNodes, One6, n.Eth0, r)
-		}),
-		answer("NS for the router's own link-local address", "design", Uplink,
-			func(n Net) []byte {
-				to := policy.SolicitedNode(n.UplinkLL)
-				return NS(policy.MulticastMAC(to), n.Gateway, gwLL, to, n.UplinkLL, n.Gateway)
-			},
-			func(n Net) []byte {
-				return NA(n.Gateway, n.Eth0, n.UplinkLL, gwLL, n.UplinkLL, n.Eth0, r|s|policy.NAOverride)
-			}),
-		silent("NS for an unbound address", "case 42; facts F8", Uplink, ns(Gateway6, Unbound6, true)),
-		silent("NS for gateway6", "contract", Uplink, ns(gwLL, Gateway6, true)),
-		kernels("NS for an address that the kernel holds", "design", Uplink, ns(Gateway6, Router6, true)),
-		silent("NS for a stranger", "field 6", Uplink, ns(Gateway6, ip("2001:db8:9::9"), true)),
-		drop("NS with hop limit 254", "RFC 4861 7.1.1", Uplink, policy.NDHopLimit, edit(func(h *layers.IPv6) { h.HopLimit = 254 })),
-		drop("NS with a wrong checksum", "RFC 4861 7.1.1", Uplink, policy.Checksum, func(n Net) []byte {
-			f := ns(Gateway6, One6, true)(n)
-			f[len(f)-1] ^= 1
-			return f
-		}),
-		drop("NS with an option of length 0", "RFC 4861 4.6", Uplink, policy.NDMalformed, func(n Net) []byte {
-			to := policy.SolicitedNode(One6)
-			h := ip6(Gateway6, to, layers.IPProtocolICMPv6)
-			h.HopLimit = 255
-			return icmp6(policy.MulticastMAC(to), n.Gateway, h, 135, 0, raw(make([]byte, 4)), raw(One6.AsSlice()), raw(make([]byte, 8)))
-		}),
-		drop("NS from a guest's address", "case 30", Uplink, policy.SpoofUplink, ns(Two6, One6, true)),
-		drop("redirect", "case 55", Uplink, policy.Redirect, func(n Net) []byte {
-			h := ip6(gwLL, One6, layers.IPProtocolICMPv6)
-			h.HopLimit = 255
-			return icmp6(n.Eth0, n.Gateway, h, 137, 0, raw(make([]byte, 4)), raw(gwLL.AsSlice()), raw(X6.AsSlice()))
-		}),
-		silent("RA", "", Uplink, func(n Net) []byte {
-			h := ip6(gwLL, AllNodes, layers.IPProtocolICMPv6)
-			h.HopLimit = 255
-			return icmp6(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, n.Gateway, h, 134, 0, &layers.ICMPv6RouterAdvertisement{HopLimit: 64, RouterLifetime: 0})
-		}),
-		silent("ARP for a guest of a routed network", "contract", Uplink, func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, Gateway4, zero, One4) }),
-		kernels("ARP for dom0", "design", Uplink, func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, Gateway4, zero, Dom04) }),
-		drop("ARP with a guest's address as sender", "case 32", Uplink, policy.ARPSpoof, func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, One4, zero, One4) }),
-	}
-}
 
 // icmp4Error is an ICMP error about a frame from the router's address, with at most 548 quoted bytes.
 func icmp4Error(dst, src policy.MAC, from, to netip.Addr, typ, code uint8, mtu uint16, about []byte) []byte {

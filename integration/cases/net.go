@@ -126,6 +126,16 @@ func Open(reference []byte) string {
 	return open
 }
 
+// Proxied is the open network with an IPv4 network that is on-link at the provider, as the IPv6 network is anyway.
+func Proxied(reference []byte) string {
+	open := Open(reference)
+	proxied := strings.Replace(open, `upstream = "routed"`, `upstream = "proxied"`, 1)
+	if proxied == open {
+		panic("the reference configuration has changed")
+	}
+	return proxied
+}
+
 // serialize makes bytes of layers; lengths and checksums are gopacket's.
 func serialize(ls ...gopacket.SerializableLayer) []byte {
 	var header []byte
