@@ -110,7 +110,7 @@ func (w *worker) uplinkARP(p *policy.Packet) {
 	if network == nil {
 		return
 	}
-	if !w.limits.uplinkAnswer(g) {
+	if !w.mayAnswerUplink(p, g) {
 		w.drop(g, policy.NDLimit)
 		return
 	}
@@ -168,7 +168,7 @@ func (w *worker) uplinkNS(p *policy.Packet) {
 			from = target
 		}
 	}
-	if !w.limits.uplinkAnswer(g) {
+	if !w.mayAnswerUplink(p, g) {
 		w.drop(g, policy.NDLimit)
 		return
 	}
@@ -218,6 +218,18 @@ func (w *worker) answersUplink(a netip.Addr) (*policy.Guest, *config.Network) {
 		return nil, nil
 	}
 	return g, wd.config[n]
+}
+
+// mayAnswerUplink takes an answer about a guest's address, or the router's own, from its share. What other stations on the uplink ask for
+// takes nothing from the gateways, without whose questions nothing comes to the guest.
+func (w *worker) mayAnswerUplink(p *policy.Packet, g *policy.Guest) bool {
+	set := w.limits.of(g)
+	for a := range w.world.Upstream {
+		if n := w.neighbours.lookup(a); n != nil && n.bits.Load() == p.SrcMAC.Bits() {
+			return set.answersToGateway.Allow()
+		}
+	}
+	return set.answers.Allow()
 }
 
 // answerWhenPresent sends an answer on the uplink, at once or when the guest has shown that it is there.

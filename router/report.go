@@ -16,7 +16,7 @@ const (
 	echoPerSecond       = 1000 // echo requests to the router
 	neighbourPerSecond  = 200  // answers to ARP and NS
 	newNextHopPerSecond = 20   // hosts on the uplink's own link
-	answersPerSecond    = 200  // to the uplink, for the guest's addresses
+	answersPerSecond    = 200  // to the uplink, for the guest's addresses; as many to the gateways alone
 )
 
 // limits are token buckets, one set a guest; the last is for what no guest is behind.
@@ -26,13 +26,14 @@ type limits struct {
 }
 
 type limitSet struct {
-	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops, answers *rate.Limiter
+	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops, answers, answersToGateway *rate.Limiter
 }
 
 func newLimitSet() limitSet {
 	bucket := func(n int) *rate.Limiter { return rate.NewLimiter(rate.Limit(n), n) }
 	return limitSet{errors: bucket(errorsPerSecond), errorsToGuest: bucket(errorsPerSecond), tooBig: bucket(tooBigPerSecond),
-		tooBigToGuest: bucket(tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond), answers: bucket(answersPerSecond)}
+		tooBigToGuest: bucket(tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond), answers: bucket(answersPerSecond),
+		answersToGateway: bucket(answersPerSecond)}
 }
 
 func newLimits(guests int) *limits {
@@ -55,7 +56,6 @@ func (l *limits) echo(g *policy.Guest, side stack.Side) bool {
 }
 func (l *limits) neighbour(g *policy.Guest) bool    { return l.of(g).neighbours.Allow() }
 func (l *limits) newNeighbour(g *policy.Guest) bool { return l.of(g).nextHops.Allow() }
-func (l *limits) uplinkAnswer(g *policy.Guest) bool { return l.of(g).answers.Allow() }
 
 // report tells a packet's sender what became of it, where that may be told (RFC 1812 4.3.2.7, RFC 4443 2.4(e)) and the
 // guest concerned has not used up its share: the sender, or else the destination.
