@@ -2,7 +2,10 @@ package router
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"udrouter/integration/cases"
@@ -23,9 +26,6 @@ func floods() map[string]struct {
 	}
 	v4 := func(a byte, i int) netip.Addr {
 		return netip.AddrFrom4([4]byte{a, byte(i >> 16), byte(i >> 8), byte(i)})
-	}
-	ll := func(i int) netip.Addr {
-		return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: 0xaa, 12: byte(i >> 24), 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})
 	}
 	arp := func(spa, tpa netip.Addr) []byte {
 		return cases.ARP(policy.BroadcastMAC, cases.MAC1, 1, cases.MAC1, spa, policy.MAC{}, tpa)
@@ -57,6 +57,11 @@ func floods() map[string]struct {
 		"NA for address after address":       {func(i int) []byte { return na(in64(i)) }, false, policy.NDSpoof},
 		"NA for link-local after link-local": {func(i int) []byte { return na(ll(i)) }, false, policy.None},
 	}
+}
+
+// ll is a link-local address that no guest is known by.
+func ll(i int) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: 0xaa, 12: byte(i >> 24), 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})
 }
 
 // in64 is an address of the guests' prefix that nobody is bound to.
@@ -96,6 +101,9 @@ func TestNeighbourFloods(t *testing.T) {
 			p := &s.presence.guests[0]
 			if len(s.neighbours.all()) != known || len(p.until) > maxPresent || len(p.waiting) > maxAwaited {
 				t.Errorf("%d neighbours, %d before; %d addresses shown, %d awaited", len(s.neighbours.all()), known, len(p.until), len(p.waiting))
+			}
+			if _, ok := s.linkLocals.Owner(ll(0)); ok {
+				t.Error("the first of thousands of link-local addresses is still the guest's")
 			}
 			to := policy.SolicitedNode(cases.Router6)
 			s.send(stack.Guests, cases.ARP(policy.BroadcastMAC, cases.MAC2, 1, cases.MAC2, cases.Two4, policy.MAC{}, cases.One4),
@@ -156,5 +164,64 @@ func TestSweep(t *testing.T) {
 	}
 	if n := len(s.neighbours.all()); n != known {
 		t.Errorf("%d neighbours, %d before", n, known)
+	}
+}
+
+// What a guard refuses once it refuses however often, and the other guest is served: RA, RS, redirects and DHCP (attacks 51, 54, 55, 56).
+func TestGuardFloods(t *testing.T) {
+	const n = 5000
+	seen := map[policy.Reason]bool{}
+	for _, c := range slices.Concat(cases.RouterAdvertisements(), cases.Redirects(), cases.DHCP()) {
+		if seen[c.Reason] || c.From != cases.One || len(c.Before)+len(c.Out) > 0 || c.Bridge {
+			continue
+		}
+		seen[c.Reason] = true
+		t.Run(c.Name, func(t *testing.T) {
+			s := seed(t)
+			s.learn()
+			s.newWorker(stack.Guests).appearedAll()
+			for range n {
+				s.send(stack.Guests, c.Frame(s.net))
+			}
+			want := map[policy.Reason]uint64{c.Reason: n}
+			if c.Reason == policy.None {
+				want = map[policy.Reason]uint64{}
+			}
+			if got := s.counts(); !maps.Equal(got, want) {
+				t.Errorf("counted %v", got)
+			}
+			for sd, l := range s.links {
+				if got := l.Take(); len(got) != 0 {
+					t.Errorf("side %d was sent %d frames", sd, len(got))
+				}
+			}
+			for _, w := range s.canary() {
+				t.Error(w)
+			}
+		})
+	}
+	for _, r := range []policy.Reason{policy.None, policy.RAGuard, policy.Redirect, policy.DHCPGuard} {
+		if !seen[r] {
+			t.Errorf("no row is %v", r)
+		}
+	}
+}
+
+// Guests whose ports are not isolated answer each other; the router answers for itself alone (attacks 31 and 43).
+func TestNotIsolated(t *testing.T) {
+	s := newSim(t, parseConfig(t, strings.NewReplacer("PROXY", "", `bridge "xenbr0" {}`, `bridge "xenbr0" { isolate = false }`).Replace(seedFile)), seedKernel())
+	s.newWorker(stack.Guests).appearedAll()
+	to := policy.SolicitedNode(cases.Two6)
+	s.send(stack.Guests,
+		cases.ARP(policy.BroadcastMAC, cases.MAC1, 1, cases.MAC1, cases.One4, policy.MAC{}, cases.Two4),
+		cases.ARP(policy.BroadcastMAC, cases.MAC1, 1, cases.MAC1, netip.IPv4Unspecified(), policy.MAC{}, cases.Two4),
+		cases.NS(policy.MulticastMAC(to), cases.MAC1, cases.One6, to, cases.Two6, cases.MAC1),
+		cases.NS(policy.MulticastMAC(to), cases.MAC1, netip.IPv6Unspecified(), to, cases.Two6, policy.MAC{}))
+	if got := s.frames(stack.Guests); len(got) != 0 {
+		t.Errorf("answered %+v", got)
+	}
+	s.send(stack.Guests, cases.ARP(policy.BroadcastMAC, cases.MAC1, 1, cases.MAC1, cases.One4, policy.MAC{}, cases.Router4))
+	if got := s.frames(stack.Guests); len(got) != 1 || got[0].ARP.SPA != cases.Router4 {
+		t.Errorf("for the gateway answered %+v", got)
 	}
 }

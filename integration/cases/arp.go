@@ -162,5 +162,9 @@ func ProxiedARP() []Case {
 		rows = append(rows, silent("ARP for "+s+" of a proxied network", "case 32; RFC 1027 2.4", Uplink,
 			func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, ip("192.0.1.9"), zero, ip(s)) }))
 	}
+	other := policy.MAC{2, 0, 0, 0, 0, 0x55}
+	rows = append(rows, answer("ARP with another sender MAC than the frame's", "case 32; RFC 826", Uplink,
+		func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, other, ip("192.0.1.9"), zero, One4) },
+		func(n Net) []byte { return ARP(other, n.Eth0, 2, n.Eth0, One4, other, ip("192.0.1.9")) }))
 	return append(rows, UplinkARP()...)
 }

@@ -50,8 +50,27 @@ func answer(name, ref string, from Place, f, out Frame) Case {
 
 // All is every row.
 func All() []Case {
-	return slices.Concat(Forward(), Guards(), GuestARP(), UplinkARP(), RoutedARP(), NDValidation(), GuestND(), UplinkND(), NDBehindHeaders(), NDInFragments(),
-		RouterAdvertisements(), Redirects(), DHCP(), Errors(), Local())
+	return slices.Concat(Forward(), Guards(), neighbours(), Errors(), Local())
+}
+
+// neighbours are rows of what neighbours on a link say, and of what only pretends to be that. One of each sort is also under the reference's
+// own policy, which is not asked.
+func neighbours() []Case {
+	rows := slices.Concat(GuestARP(), UplinkARP(), RoutedARP(), NDValidation(), GuestND(), UplinkND(), NDBehindHeaders(), NDInFragments(), RouterAdvertisements(), Redirects(), DHCP())
+	type sort struct {
+		from     Place
+		reason   policy.Reason
+		answered bool
+	}
+	seen := map[sort]bool{}
+	for _, c := range rows {
+		if s := (sort{c.From, c.Reason, len(c.Out) > 0}); !seen[s] {
+			seen[s] = true
+			c.Name += ", under rules"
+			rows = append(rows, c.enforced())
+		}
+	}
+	return rows
 }
 
 // Canary are packets that pass whatever was sent before. Under the reference's policy the internet may ping, and guests open anything.

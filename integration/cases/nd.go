@@ -168,7 +168,9 @@ func (e ndEnd) options(at string) (rows []Case) {
 			drop(fmt.Sprintf("NS with two options %d that differ%s", t, at), "case 40", e.from, policy.NDMalformed, own(t, Nobody)),
 			e.answered(fmt.Sprintf("NS with an option %d twice%s", t, at), "case 40", func(n Net) []byte { return own(t, e.mac(n))(n) }))
 		for i, mac := range groupMACs {
-			rows = append(rows, drop(fmt.Sprintf("NS with option %d of MAC %d%s", t, i, at), "case 45; RFC 4861 4.6.1", e.from, policy.NDSpoof, ns(linkLayer(t, mac))))
+			rows = append(rows,
+				drop(fmt.Sprintf("NS with option %d of MAC %d%s", t, i, at), "case 45; RFC 4861 4.6.1", e.from, policy.NDSpoof, ns(linkLayer(t, mac))),
+				drop(fmt.Sprintf("NA with option %d of MAC %d%s", t, i, at), "case 45; RFC 4861 4.6.1", e.from, policy.NDSpoof, e.send(136, 0, e.ll, AllNodes, targeted(e.own, linkLayer(t, mac)))))
 		}
 		rows = append(rows,
 			drop(fmt.Sprintf("NS with option %d of the router%s", t, at), "case 45", e.from, policy.NDSpoof, func(n Net) []byte { return ns(linkLayer(t, n.Router))(n) }),
@@ -349,6 +351,7 @@ func UplinkND() []Case {
 		silent("NS to another station", "case 42; facts N6", Uplink, func(n Net) []byte { return NS(Nobody, n.Gateway, Gateway6, One6, One6, n.Gateway) }),
 		drop("NS in a broadcast frame to a guest's address", "case 42", Uplink, policy.L2Multicast, func(n Net) []byte { return NS(broadcast, n.Gateway, Gateway6, One6, One6, n.Gateway) }),
 		drop("NS from a guest's address", "case 30", Uplink, policy.SpoofUplink, ns(Two6, One6, true)),
+		drop("NS from the router's own link-local address", "case 30", Uplink, policy.SpoofUplink, func(n Net) []byte { return NS(n.Eth0, n.Gateway, n.UplinkLL, One6, One6, n.Gateway) }),
 		drop("NS from an unbound address", "case 30", Uplink, policy.SpoofUplink, ns(Unbound6, One6, true)),
 		silent("NA of a station for itself", "case 42", Uplink, func(n Net) []byte {
 			return NA(allNodesMAC, n.Gateway, gatewayLL, AllNodes, gatewayLL, n.Gateway, policy.NAOverride)
