@@ -101,6 +101,7 @@ func TestProxiedARP(t *testing.T) {
 }
 
 func (w *wire) runAll(t *testing.T, rows []cases.Case) {
+	w.announced()
 	for _, c := range rows {
 		t.Run(c.Name, func(t *testing.T) { w.run(t, c) })
 	}
@@ -108,6 +109,20 @@ func (w *wire) runAll(t *testing.T, rows []cases.Case) {
 	w.canary()
 	if s := status(t, w.proc); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {
 		t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
+	}
+}
+
+// announced waits until guest one was announced three times: an answer to somebody's DAD for its address looks the same.
+func (w *wire) announced() {
+	n := 0
+	if _, err := w.seen[cases.Uplink].AwaitFrame(testContext(w.t), func(f lab.Frame) bool {
+		var p policy.Packet
+		if p.Parse(f.Data, policy.Offload{}) == policy.None && p.IsND() && p.ICMPType == policy.NeighborAdvertisement && p.Dst == cases.AllNodes && p.ND.Target == cases.One6 {
+			n++
+		}
+		return n == 3
+	}); err != nil {
+		w.t.Fatalf("announced %d times: %v", n, err)
 	}
 }
 
