@@ -25,33 +25,7 @@ func Guards() []Case {
 		})
 	}
 	rows := []Case{
-		drop("unknown MAC with a guest's address", "case 4", One, policy.MACBinding, func(n Net) []byte { return UDP(n.Router, Nobody, One4, X4, 8) }),
 		drop("the router's own MAC", "case 2", One, policy.MACBinding, func(n Net) []byte { return UDP(n.Router, n.Router, One4, X4, 8) }),
-		drop("group MAC as source", "case 5", One, policy.MACInvalid, func(n Net) []byte { return UDP(n.Router, policy.MAC{1, 0, 0x5e, 0, 0, 1}, One4, X4, 8) }),
-		drop("zero MAC as source", "case 5", One, policy.MACInvalid, func(n Net) []byte { return UDP(n.Router, zero, One4, X4, 8) }),
-		drop("unicast in a broadcast frame", "case 7", One, policy.L2Multicast, func(n Net) []byte { return UDP(broadcast, MAC1, One4, X4, 8) }),
-		drop("unicast in a broadcast frame with TTL 1", "case 7; RFC 1812 4.3.2.7", One, policy.L2Multicast, func(n Net) []byte { return UDP(broadcast, MAC1, One4, X4, 8, TTL(1)) }),
-		drop("unicast in a multicast frame, IPv6", "case 7", One, policy.L2Multicast, func(n Net) []byte { return UDP(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, MAC1, One6, X6, 8) }),
-		drop("unicast in a broadcast frame from the uplink", "case 7", Uplink, policy.L2Multicast, func(n Net) []byte { return UDP(broadcast, n.Gateway, X4, One4, 8) }),
-		drop("802.1Q", "case 9", One, policy.VLAN, fromOne(func(d, s policy.MAC) []byte {
-			return serialize(eth(d, s, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 5, Type: layers.EthernetTypeIPv4}, ip4(One4, X4, 253), pay(20))
-		})),
-		drop("802.1Q on the uplink", "case 9; facts F11", Uplink, policy.VLAN, fromGateway(func(d, s policy.MAC) []byte {
-			f := UDP(d, s, X4, One4, 8)
-			return append(append(append([]byte{}, f[:12]...), 0x81, 0, 0, 5), f[12:]...)
-		})),
-		drop("priority tag on the uplink", "case 9; facts F11", Uplink, policy.VLAN, fromGateway(func(d, s policy.MAC) []byte {
-			f := UDP(d, s, X4, One4, 8)
-			return append(append(append([]byte{}, f[:12]...), 0x81, 0, 0, 0), f[12:]...)
-		})),
-		drop("802.3 with LLC and SNAP", "case 10", One, policy.EtherType, fromOne(func(d, s policy.MAC) []byte {
-			return append(append(append([]byte{}, d[:]...), s[:]...), 0, 38, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0, 0x45, 0)
-		})),
-		drop("wrong IPv4 header checksum", "RFC 1812 5.2.2", One, policy.Checksum, fromOne(func(d, s policy.MAC) []byte {
-			f := UDP(d, s, One4, X4, 8)
-			f[24] ^= 1
-			return f
-		})),
 		drop("the other guest's address, IPv4", "case 16", One, policy.IPBinding, udp(Two4, X4)),
 		drop("the other guest's address, IPv6", "case 26", One, policy.IP6Binding, udp(Two6, X6)),
 		drop("an unbound address, IPv4", "case 17", One, policy.IPBinding, udp(Unbound4, X4)),
