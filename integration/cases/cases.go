@@ -51,7 +51,7 @@ func answer(name, ref string, from Place, f, out Frame) Case {
 // All is every row.
 func All() []Case {
 	return slices.Concat(Forward(), Guards(), GuestNeighbours(), UplinkNeighbours(), Errors(), Local(),
-		Ethernet(), Lengths(), Checksums())
+		Ethernet(), Lengths(), Checksums(), IPv4(), Hairpin(), Protocols(), IPv6(), LinkLocals())
 }
 
 // Canary are packets that pass whatever was sent before. Under the reference's policy the internet may ping, and guests open anything.

@@ -92,7 +92,7 @@ func replyOf(src, dst netip.Addr) maker {
 // synOf is a SYN with four bytes of data, to a port.
 func synOf(src, dst netip.Addr, port uint16) maker {
 	return func(d, s policy.MAC) []byte {
-		return TCP(d, s, netip.AddrPortFrom(src, 40000), netip.AddrPortFrom(dst, port), 2, 999, 0, 4)
+		return TCP(d, s, netip.AddrPortFrom(src, 43210), netip.AddrPortFrom(dst, port), 2, 999, 0, 4)
 	}
 }
 
@@ -119,4 +119,29 @@ func laterFragment(src, dst netip.Addr) maker {
 // everything is a packet of each kind between two addresses: none is told apart from the others by whom it is from.
 func everything(src, dst netip.Addr) []maker {
 	return []maker{udpOf(src, dst), udpOf(src, dst, TTL(1)), echoOf(src, dst), replyOf(src, dst), synOf(src, dst, 443), protoOf(src, dst, 253, make([]byte, 20)...), laterFragment(src, dst)}
+}
+
+// between is everything from each of some sources to each of some destinations, sent from a place.
+func between(p Place, sources, destinations []netip.Addr) (frames []Frame) {
+	for _, src := range sources {
+		for _, dst := range destinations {
+			frames = append(frames, framesOf(p, everything(src, dst)...)...)
+		}
+	}
+	return
+}
+
+// toGroups is what the uplink sends to groups; no echo, which dom0's kernel answers.
+func toGroups(src netip.Addr, groups []netip.Addr) (frames []Frame) {
+	for _, dst := range groups {
+		frames = append(frames, framesOf(Uplink, udpOf(src, dst), udpOf(src, dst, TTL(1)), synOf(src, dst, 443), protoOf(src, dst, 253, make([]byte, 20)...), laterFragment(src, dst))...)
+	}
+	return
+}
+
+func ips(addrs ...string) (out []netip.Addr) {
+	for _, a := range addrs {
+		out = append(out, ip(a))
+	}
+	return
 }
