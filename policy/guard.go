@@ -172,7 +172,7 @@ func (v *View) FromUplink(p *Packet) Reason {
 			return MartianSrc
 		}
 		// Its owner answers from it when two stations have the same address (RFC 4862 5.4.4).
-		if p.Src == v.UplinkLL && !(p.IsND() && p.ICMPType == NeighborAdvertisement) {
+		if (p.Src == v.UplinkLL || v.Held[p.Src]) && !(p.IsND() && p.ICMPType == NeighborAdvertisement) {
 			return SpoofUplink
 		}
 	case Unspecified:
@@ -180,8 +180,11 @@ func (v *View) FromUplink(p *Packet) Reason {
 			return MartianSrc
 		}
 	case Unicast:
-		if v.ours(p.Src) || v.isBroadcast(p.Src) {
+		if v.ours(p.Src) {
 			return SpoofUplink
+		}
+		if v.isBroadcast(p.Src) {
+			return MartianSrc
 		}
 	default:
 		return MartianSrc

@@ -417,7 +417,7 @@ func (p *Packet) checkOffload() Reason {
 			return Malformed
 		}
 	case GSOUDPL4:
-		if p.Proto != ProtoUDP {
+		if p.Proto != ProtoUDP || p.GSOType != GSOUDPL4 {
 			return Malformed
 		}
 	default:

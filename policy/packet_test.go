@@ -258,6 +258,103 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
+// Each header that is shorter than its protocol wants is malformed, also where the lengths before it say that there is no more; from the
+// first length that is enough on, the packet is one.
+func TestShortHeaders(t *testing.T) {
+	options := append(tcp(2), make([]byte, 40)...)
+	options[12] = 0xf0
+	ns := nd(135, "2001:db8:3:2:1::10", "ff02::1:ff00:11", target("2001:db8:3:2:1::11"), nil)
+	for _, c := range []struct {
+		name   string
+		frame  []byte
+		enough int // bytes behind the IP header; 0: none but all are
+		short  Reason
+	}{
+		{"TCP", v4(6, append(tcp(2), make([]byte, 9)...), nil), 20, Malformed}, {"TCP over IPv6", v6(6, append(tcp(2), make([]byte, 9)...), nil), 20, Malformed},
+		{"TCP with options", v4(6, options, nil), 60, Malformed}, {"UDP", v4(17, udp(9), nil), 0, Malformed}, {"UDP over IPv6", v6(17, udp(9), nil), 0, Malformed},
+		{"ICMP", v4(1, append([]byte{8, 0}, make([]byte, 14)...), nil), 8, Malformed}, {"ICMPv6", v6(58, append([]byte{128, 0}, make([]byte, 14)...), nil), 8, Malformed},
+		{"an unknown protocol", v4(253, make([]byte, 9), nil), -1, None}, {"NS", ns, 0, NDMalformed},
+		{"hop-by-hop options", v6(0, ext(59, 24), nil), 0, Malformed}, {"destination options, TCP", v6(60, cat(ext(6, 16), tcp(2)), nil), 0, Malformed},
+		{"routing header", v6(43, cat([]byte{6, 2, 4, 0, 0, 0, 0, 0}, make([]byte, 16), tcp(2)), nil), 0, Malformed},
+		{"AH", v6(51, cat([]byte{6, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}, make([]byte, 12), tcp(2)), nil), 0, Malformed},
+		{"mobility header", v6(135, ext(59, 24), nil), 0, Malformed}, {"HIP", v6(139, ext(59, 40), nil), 0, Malformed}, {"Shim6", v6(140, ext(59, 16), nil), 0, Malformed},
+		{"first fragment of TCP", v6(44, cat([]byte{6, 0, 0, 1, 0, 0, 0, 7}, tcp(2), make([]byte, 4)), nil), 0, TinyFragment},
+	} {
+		header := EthernetLen + IPv6Len
+		if c.frame[12] == 8 {
+			header = EthernetLen + IPv4Len
+		}
+		whole := len(c.frame) - header
+		if c.enough == 0 {
+			c.enough = whole
+		}
+		for n := range whole + 1 {
+			var p Packet
+			r := p.Parse(declare(c.frame[:header+n]), Offload{})
+			ragged := r == Malformed && (n <= 8 || n%8 != 0) // no ICMP, or no first fragment
+			if n >= c.enough && r != None || n < c.enough && r != c.short && !ragged {
+				t.Errorf("%s with %d of %d bytes: got %v", c.name, n, whole, r)
+			}
+			if r == None {
+				check(t, &p, p.Frame)
+			}
+		}
+	}
+}
+
+// declare makes an IP packet's length that of the frame.
+func declare(f []byte) []byte {
+	f = cat(f)
+	ip := f[EthernetLen:]
+	if f[12] != 8 {
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-IPv6Len))
+		return f
+	}
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	binary.BigEndian.PutUint16(ip[10:], 0)
+	binary.BigEndian.PutUint16(ip[10:], ^FoldChecksum(Sum(ip[:IPv4Len], 0)))
+	return f
+}
+
+// Of all EtherTypes three are read, four are tags, and all others are refused, lengths among them.
+func TestEtherTypes(t *testing.T) {
+	body := v4(17, udp(9), nil)[EthernetLen:]
+	for typ := range 1 << 16 {
+		want := EtherType
+		switch typ {
+		case EtherIPv4:
+			want = None
+		case EtherIPv6:
+			want = Malformed
+		case EtherARP:
+			want = ARPMalformed
+		case 0x8100, 0x88a8, 0x9100, 0x9200:
+			want = VLAN
+		}
+		var p Packet
+		if r := p.Parse(ethernet(uint16(typ), body...), Offload{}); r != want {
+			t.Errorf("%#04x: got %v, want %v", typ, r, want)
+		}
+	}
+}
+
+// Of all header checksums one is right; there is no second where it is neither 0 nor 0xffff.
+func TestIPv4HeaderChecksum(t *testing.T) {
+	f := v4(17, udp(9), nil)
+	right := binary.BigEndian.Uint16(f[EthernetLen+10:])
+	for sum := range 1 << 16 {
+		binary.BigEndian.PutUint16(f[EthernetLen+10:], uint16(sum))
+		want := Checksum
+		if uint16(sum) == right {
+			want = None
+		}
+		var p Packet
+		if r := p.Parse(f, Offload{}); r != want {
+			t.Errorf("%#04x: got %v, want %v", sum, r, want)
+		}
+	}
+}
+
 func TestParseFields(t *testing.T) {
 	var p Packet
 	f := append(v4(6, tcp(0x12), func(ip []byte) { ip[6] = 0x40; ip[8] = 7 }), 1, 2, 3)
@@ -302,6 +399,20 @@ func TestSegmentLen(t *testing.T) {
 	} {
 		if r := p.Parse(f, bad); r != Malformed {
 			t.Errorf("%s: got %v", name, r)
+		}
+	}
+}
+
+// The congestion flag is TCP's: what a kernel makes of it with UDP is not to be tried.
+func TestGSOOfUDP(t *testing.T) {
+	f := v4(17, udp(4000), nil)
+	for _, c := range []struct {
+		typ  uint8
+		want Reason
+	}{{GSOUDPL4, None}, {GSOUDPL4 | GSOECN, Malformed}, {GSOUDP, Malformed}, {GSOUDP | GSOECN, Malformed}, {2, Malformed}, {6, Malformed}, {0x7f, Malformed}, {0x40, Malformed}} {
+		var p Packet
+		if r := p.Parse(f, Offload{Flags: NeedsCsum, GSOType: c.typ, GSOSize: 1400, HdrLen: 42, CsumStart: 34, CsumOffset: 6}); r != c.want {
+			t.Errorf("%#x: got %v, want %v", c.typ, r, c.want)
 		}
 	}
 }

@@ -89,6 +89,8 @@ func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
 	case !w.limits.echo(from, w.side):
 		w.drop(from, policy.RouterLimit)
+	case f.Flags&policy.NeedsCsum == 0 && !intact(p):
+		w.drop(from, policy.Checksum)
 	default:
 		stack.CompleteChecksum(f)
 		if !w.netstack.Load().Deliver(w.side, p) {
@@ -96,6 +98,18 @@ func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 			w.rebuildNetstack()
 		}
 	}
+}
+
+// intact tests the checksum of an ICMP message to the router (RFC 792, RFC 4443 2.3). Netstack does too, without a word; a datagram in
+// pieces is left to it.
+func intact(p *policy.Packet) bool {
+	switch {
+	case p.Fragment:
+		return true
+	case p.IsIPv6():
+		return policy.ICMPv6ChecksumOK(p.Src, p.Dst, p.Frame[p.L4:])
+	}
+	return policy.FoldChecksum(policy.Sum(p.Frame[p.L4:], 0)) == 0xffff
 }
 
 // fits tells whether a packet may leave by a hop: TTL and MTU. If not, it is counted and its sender told.

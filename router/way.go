@@ -53,6 +53,9 @@ func (wd *world) wayToRouter(p *policy.Packet, from policy.End) (target, *policy
 	case held && from.Zone != policy.ZoneGuest:
 		return toHost, nil, policy.KernelHeld
 	case held && !echo:
+		if p.Src.IsLinkLocalUnicast() { // dom0 is on another link (RFC 4291 2.5.6)
+			return toHost, nil, policy.LinkLocal
+		}
 		return wd.wayToHost(from)
 	case !echo:
 		return toRouter, nil, policy.RouterLocal

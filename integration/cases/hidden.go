@@ -109,7 +109,7 @@ func unreadable(name string, f Frame) (rows []Case) {
 		}{{"all nodes", AllNodes, policy.Multicast}, {"all routers", ip("ff02::2"), policy.Multicast}, {"the other guest's solicited node", policy.SolicitedNode(Two6), policy.Multicast},
 			{"a link-local address", policy.EUI64(MAC2), policy.LinkLocal}, {"the router", LL1, policy.RouterLocal}} {
 			rows = append(rows, drop(fmt.Sprintf("RA behind header %d to %s", proto, to.name), ref, One, to.reason, func(n Net) []byte {
-				return behind(typed(n.Router, MAC1, oneLL, to.addr, 134, 0, routerAdvertisement(9000)), extension{proto, make([]byte, 8)})
+				return behind(icmp6Typed(n.Router, MAC1, oneLL, to.addr, 134, 0, routerAdvertisement(9000)), extension{proto, make([]byte, 8)})
 			}))
 		}
 	}

@@ -18,8 +18,8 @@ var (
 	allNodesMAC = policy.MAC{0x33, 0x33, 0, 0, 0, 1}
 )
 
-// typed is an ICMPv6 message with hop limit 255. A multicast destination has its own MAC.
-func typed(dst, src policy.MAC, from, to netip.Addr, typ, code uint8, body []byte, edit ...func(*layers.IPv6)) []byte {
+// icmp6Typed is an ICMPv6 message with hop limit 255. A multicast destination has its own MAC.
+func icmp6Typed(dst, src policy.MAC, from, to netip.Addr, typ, code uint8, body []byte, edit ...func(*layers.IPv6)) []byte {
 	h := ip6(from, to, layers.IPProtocolICMPv6)
 	h.HopLimit = 255
 	for _, e := range edit {
@@ -85,7 +85,7 @@ var ndEnds = []ndEnd{
 }
 
 func (e ndEnd) send(typ, code uint8, from, to netip.Addr, body []byte, edit ...func(*layers.IPv6)) Frame {
-	return func(n Net) []byte { return typed(e.router(n), e.mac(n), from, to, typ, code, body, edit...) }
+	return func(n Net) []byte { return icmp6Typed(e.router(n), e.mac(n), from, to, typ, code, body, edit...) }
 }
 
 // answered is a row of a solicitation that is answered as any.
@@ -241,7 +241,7 @@ func GuestND() []Case {
 		answer("DAD for fe80::1", "case 43", One, ns(none6, LL1), na(AllNodes, LL1, r|o)),
 		answer("DAD for the provider's gateway", "case 43", One, ns(none6, Gateway6), na(AllNodes, Gateway6, r)),
 		answer("DAD with a nonce", "case 43; RFC 7527 4.2", One, func(n Net) []byte {
-			return typed(n.Router, MAC1, none6, policy.SolicitedNode(Two6), 135, 0, targeted(Two6, option(14, 1, 1, 2, 3, 4, 5, 6)))
+			return icmp6Typed(n.Router, MAC1, none6, policy.SolicitedNode(Two6), 135, 0, targeted(Two6, option(14, 1, 1, 2, 3, 4, 5, 6)))
 		}, na(AllNodes, Two6, 0)),
 		answer("DAD for a link-local address that another guest uses", "case 44", One, ns(none6, two), na(AllNodes, two, 0)).after(Two, used),
 		drop("NS from a link-local address that another guest uses", "case 28; RFC 6620 3", One, policy.IP6Binding, ns(two, Router6)).after(Two, used),
@@ -330,7 +330,7 @@ func UplinkND() []Case {
 		answer("unicast NS without a source option", "case 42; RFC 4861 7.2.2", Uplink, func(n Net) []byte { return NS(n.Eth0, n.Gateway, gatewayLL, One6, One6, zero) }, na(gatewayLL, One6, r|s)),
 		answer("DAD of somebody for a bound address", "case 42; RFC 4861 7.2.4", Uplink, ns(none6, One6, false), toAll(One6)),
 		answer("DAD with a nonce of somebody for a bound address", "case 42; RFC 7527 4.2", Uplink, func(n Net) []byte {
-			return typed(zero, n.Gateway, none6, policy.SolicitedNode(One6), 135, 0, targeted(One6, option(14, 1, 1, 2, 3, 4, 5, 6)))
+			return icmp6Typed(zero, n.Gateway, none6, policy.SolicitedNode(One6), 135, 0, targeted(One6, option(14, 1, 1, 2, 3, 4, 5, 6)))
 		}, toAll(One6)),
 		answer("NS for the router's own link-local address", "case 42", Uplink,
 			func(n Net) []byte {
@@ -363,7 +363,7 @@ func UplinkND() []Case {
 	for _, a := range []netip.Addr{One6, Two6, Router6, Unbound6} {
 		for name, to := range map[string]netip.Addr{"all nodes": AllNodes, "the guest": One6} {
 			rows = append(rows, drop(fmt.Sprintf("NA for %v on the uplink, to %s", a, name), "case 45; RFC 3756 4.1.1", Uplink, policy.NDSpoof, func(n Net) []byte {
-				return typed(n.Eth0, n.Gateway, gatewayLL, to, 136, 0, append([]byte{policy.NAOverride, 0, 0, 0}, targeted(a, linkLayer(2, n.Gateway))[4:]...))
+				return icmp6Typed(n.Eth0, n.Gateway, gatewayLL, to, 136, 0, append([]byte{policy.NAOverride, 0, 0, 0}, targeted(a, linkLayer(2, n.Gateway))[4:]...))
 			}))
 		}
 	}

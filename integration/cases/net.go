@@ -267,16 +267,21 @@ func Forwarded(f []byte, dst, src policy.MAC) []byte {
 		return f[:14+40+int(h[4])<<8+int(h[5])]
 	}
 	h[8]--
+	seal(h)
+	return f[:14+int(h[2])<<8+int(h[3])]
+}
+
+// seal gives an IPv4 header its right checksum.
+func seal(h []byte) {
 	h[10], h[11] = 0, 0
 	var sum uint32
-	for i := 0; i < int(h[0]&15)*4; i += 2 {
+	for i := 0; i < min(int(h[0]&15)*4, len(h)-1); i += 2 {
 		sum += uint32(h[i])<<8 | uint32(h[i+1])
 	}
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
 	h[10], h[11] = byte(^sum>>8), byte(^sum)
-	return f[:14+int(h[2])<<8+int(h[3])]
 }
 
 // TTL sets TTL or hop limit.
