@@ -26,8 +26,15 @@ type wire struct {
 	at   map[cases.Place]int // how many frames of a sniffer have been looked at
 }
 
-// newWire makes one in the network of a file.
+// newWire makes one in the network of a file, with the router under test.
 func newWire(t *testing.T, src string) *wire {
+	w := silentWire(t, src)
+	w.startRouter()
+	return w
+}
+
+// silentWire makes one without a router.
+func silentWire(t *testing.T, src string) *wire {
 	l := buildLab(t, src, lab.Options{})
 	w := &wire{t: t, lab: l, send: map[cases.Place]*lab.FrameSender{}, seen: map[cases.Place]*lab.Sniffer{}, at: map[cases.Place]int{}}
 	for place, n := range map[cases.Place]*lab.Node{cases.One: l.Guests[0].Node, cases.Two: l.Guests[1].Node, cases.Uplink: l.Gateway} {
@@ -42,8 +49,13 @@ func newWire(t *testing.T, src string) *wire {
 		must(t, err)
 	}
 	w.net = cases.Net{Eth0: l.Dom0.MAC, Gateway: l.Gateway.MAC}
-	stop := w.beGateway()
-	t.Cleanup(stop)
+	w.answer(cases.Uplink, l.Gateway, func(f []byte) []byte { return gatewayAnswer(f, w.net.Gateway) })
+	return w
+}
+
+// startRouter runs the router under test.
+func (w *wire) startRouter() {
+	t, l := w.t, w.lab
 	w.proc = startRouter(t, l)
 	st := status(t, w.proc)
 	var err error
@@ -56,32 +68,26 @@ func newWire(t *testing.T, src string) *wire {
 	for _, dst := range []netip.Addr{cases.X4, cases.X6} {
 		w.fence(cases.One, dst)
 	}
-	return w
 }
 
-// beGateway answers for the provider's gateways until it is stopped, as its kernel would.
-func (w *wire) beGateway() (stop func()) {
-	gw := w.lab.Gateway
-	s, err := gw.Sniff(gw.Link, lab.SniffOptions{Keep: isQuestion})
+// answer answers what a node is asked, until the test ends, as its kernel would; reply makes the answer to a frame, nil for none.
+func (w *wire) answer(at cases.Place, node *lab.Node, reply func(f []byte) []byte) {
+	s, err := node.Sniff(node.Link, lab.SniffOptions{Keep: func(f []byte) bool { return reply(f) != nil }})
 	must(w.t, err)
 	done := make(chan struct{})
 	ctx := w.t.Context()
 	go func() {
 		defer close(done)
 		for n := 0; ; {
-			f, err := s.AwaitFrame(ctx, func(lab.Frame) bool { return len(s.Frames()) > n })
-			_ = f
-			if err != nil {
+			if _, err := s.AwaitFrame(ctx, func(lab.Frame) bool { return len(s.Frames()) > n }); err != nil {
 				return
 			}
 			for frames := s.Frames(); n < len(frames); n++ {
-				if a := gatewayAnswer(frames[n].Data, w.net.Gateway); a != nil {
-					_ = w.send[cases.Uplink].Send(a)
-				}
+				_ = w.send[at].Send(reply(frames[n].Data))
 			}
 		}
 	}()
-	return func() { s.Close(); <-done }
+	w.t.Cleanup(func() { s.Close(); <-done })
 }
 
 // isQuestion tells ARP requests for gateway4 and NS for gateway6, whoever in dom0 asks.
@@ -164,6 +170,9 @@ func (w *wire) await(from cases.Place, dst netip.Addr, at cases.Place, f []byte,
 	ctx, cancel := context.WithTimeout(testContext(w.t), 10*time.Second)
 	defer cancel()
 	if _, err := w.seen[at].AwaitFrame(ctx, func(f lab.Frame) bool { return !f.Outgoing && seen(f.Data) }); err != nil {
+		if w.proc == nil {
+			w.t.Fatalf("the fence from %s to %s was not seen: %v", from, dst, err)
+		}
 		w.t.Fatalf("the fence from %s to %s was not seen: %v; status %+v", from, dst, err, status(w.t, w.proc))
 	}
 }
@@ -189,6 +198,9 @@ func (w *wire) settle(from cases.Place) {
 // take is what a place has been sent since the last take, background and fences apart.
 func (w *wire) take(at cases.Place) [][]byte {
 	var out [][]byte
+	if w.seen[at] == nil {
+		return nil
+	}
 	frames := w.seen[at].Frames()
 	for _, f := range frames[w.at[at]:] {
 		if f.Outgoing || bytes.Contains(f.Data, []byte("end!")) || bytes.Contains(f.Data, []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xab, 0xcd}) {

@@ -19,6 +19,10 @@ type KernelOptions struct {
 	// Bind adds nftables: each port passes only its guest's MAC and addresses, and connections are
 	// tracked and held against the guests' rules. It is the fair peer of a comparison.
 	Bind bool
+
+	// Protect adds what the reference set-up protects dom0 itself with, and nobody else: of what comes to dom0, replies,
+	// SSH and ICMP pass. The reference lists it for IPv6; here IPv4 has the same.
+	Protect bool
 }
 
 // KernelRouter makes dom0's kernel the router, as the reference set-up does: forwarding, proxy NDP
@@ -75,6 +79,11 @@ func (l *Lab) kernelRouter(o KernelOptions) error {
 	}
 	if o.Isolate {
 		if err := l.isolate(); err != nil {
+			return err
+		}
+	}
+	if o.Protect {
+		if err := l.protectByKernel(); err != nil {
 			return err
 		}
 	}

@@ -66,6 +66,33 @@ func (l *Lab) bindByKernel() error {
 	return nil
 }
 
+// protectByKernel is the reference's ip6tables list in nftables, for both families.
+func (l *Lab) protectByKernel() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(l.Dom0.FD()))
+	if err != nil {
+		return err
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "protect"})
+	drop := nftables.ChainPolicyDrop
+	input := conn.AddChain(&nftables.Chain{
+		Name: "input", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &drop,
+	})
+	for _, r := range []rule{
+		rule{}.inputIs("lo"),
+		rule{}.state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED),
+		rule{}.proto(protoTCP).destination(policy.PortRange{First: 22, Last: 22}),
+		rule{}.proto(protoICMP),
+		rule{}.proto(protoICMPv6),
+	} {
+		conn.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: append(r, accept)})
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("loading nftables: %w", err)
+	}
+	return nil
+}
+
 // bindPort admits on a guest's port what the guest may be.
 func bindPort(g *Guest, add func(rule, expr.Any)) {
 	add(rule{}.payload(expr.PayloadBaseLLHeader, 6, expr.CmpOpNeq, g.MAC[:]), discard)

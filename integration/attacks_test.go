@@ -1,0 +1,233 @@
+package integration
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"udrouter/integration/cases"
+)
+
+var update = flag.Bool("update", false, "rewrite the README's table of attacks from a run")
+
+// attackTests are tests that send an attack, beside the rows of package cases or for want of them: floods, what needs time, what is
+// between dom0's own parts. Those of other packages are named.
+var attackTests = map[int][]func(*testing.T){
+	1:  {TestTopologies},
+	2:  {TestTopologies},
+	3:  {TestDom0OnBridge, TestKernelForwardsAsWell},
+	13: {TestGSO},
+	15: {TestGSO},
+	24: {TestTopologies},
+	49: {TestScan},
+	50: {TestScan},
+	63: {TestErrorShares},
+	67: {TestPathMTU},
+	71: {TestHostUplink},
+	72: {TestFlowsAreBounded},
+}
+
+var attackTestsElsewhere = map[int][]string{
+	1:  {"dom0.TestGuestsAreApart", "dom0.TestStrangerPassesNothing"},
+	2:  {"dom0.TestForgedMACDies", "dom0.TestLearnedEntriesGo"},
+	3:  {"dom0.TestDom0IsOutOfReach", "dom0.TestDom0IsSilentOnTheBridge", "dom0.TestKernelNeitherAnswersNorForwards"},
+	8:  {"policy.TestTruncation"},
+	15: {"policy.TestPartialChecksum"},
+	37: {"router.TestAnswerShares"},
+	50: {"router.TestScanLearnsNothing", "router.TestOnLinkScan", "router.TestNextHopShares"},
+	39: {"policy.TestParse"},
+	40: {"policy.TestParse"},
+	47: {"policy.TestParse"},
+	54: {"policy.TestParse"},
+	58: {"policy.TestTCPFragments"},
+	59: {"policy.TestFragmentRanges"},
+	61: {"policy.TestFragmentBound", "policy.TestFragmentOwner"},
+	63: {"router.TestErrorLimits"},
+	64: {"policy.TestParse"},
+	67: {"policy.TestRelated"},
+	71: {"policy.TestTCP", "policy.TestFlowOracle"},
+	72: {"policy.TestFlowFlood", "policy.TestFlowBudget"},
+}
+
+// unsent are attacks that nothing sends yet.
+var unsent = []int{44, 48, 52, 56, 70}
+
+// source is what an attack or a row refers to: an RFC with its section, one that is about nothing else, or something else that has a name.
+var source = regexp.MustCompile(`RFC [0-9]+ [0-9]|RFC (826|1042|1858|3046|3128|5095|6105|6918)\b|CVE-[0-9]+-[0-9]+|IEEE 802|VU#[0-9]+`)
+
+func TestAttacksHaveTests(t *testing.T) {
+	rows := map[int]int{}
+	for _, c := range cases.All() {
+		rows[c.Attack()]++
+	}
+	known := map[int]bool{0: true}
+	for _, a := range cases.Attacks {
+		known[a.Number] = true
+		sent := rows[a.Number]+len(attackTests[a.Number])+len(attackTestsElsewhere[a.Number]) > 0
+		if sent == slices.Contains(unsent, a.Number) {
+			t.Errorf("attack %d, %s: sent by a row or a test is %v", a.Number, a.Title, sent)
+		}
+		if !source.MatchString(a.Source) {
+			t.Errorf("attack %d, %s, has no source but %q", a.Number, a.Title, a.Source)
+		}
+		if !slices.ContainsFunc(cases.Sections, func(s struct{ Letter, Title string }) bool { return s.Letter == a.Section }) {
+			t.Errorf("attack %d is in no section", a.Number)
+		}
+	}
+	for _, n := range slices.Concat(slices.Collect(maps.Keys(rows)), slices.Collect(maps.Keys(attackTests)), slices.Collect(maps.Keys(attackTestsElsewhere))) {
+		if !known[n] {
+			t.Errorf("attack %d is not in the catalogue", n)
+		}
+	}
+	for n, names := range attackTestsElsewhere {
+		for _, name := range names {
+			if !testExists(t, name) {
+				t.Errorf("attack %d is said to be sent by %s, which there is not", n, name)
+			}
+		}
+	}
+}
+
+// testExists looks for a test of another package in its source: "dom0.TestX".
+func testExists(t *testing.T, name string) bool {
+	t.Helper()
+	pkg, fn, _ := strings.Cut(name, ".")
+	dir := map[string]string{"dom0": "dom0"}[pkg]
+	if dir == "" {
+		dir = filepath.Join("..", pkg)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	must(t, err)
+	return slices.ContainsFunc(files, func(f string) bool { return strings.Contains(readFile(t, f), "\nfunc "+fn+"(t *testing.T)") })
+}
+
+// result is what became of an attack's hostile rows.
+type result struct {
+	rows           int
+	kernel, router int // that came through
+	kernelTo       harm
+}
+
+// Every hostile row is sent for real into two networks: one where dom0's kernel is the router, as the reference sets it up, and one
+// with the router under test. The witnesses are the same, and what counts as coming through (see stage.suffer). With the router nothing
+// does, and the neighbours' traffic goes on; the README's table tells of both.
+func TestAttackTable(t *testing.T) {
+	results := map[int]*result{}
+	of := func(c cases.Case) *result {
+		r := results[c.Attack()]
+		if r == nil {
+			r = &result{}
+			results[c.Attack()] = r
+		}
+		return r
+	}
+	kernel := newStage(t, sourceOf(false), true)
+	for _, c := range cases.All() {
+		if !hostile(c) {
+			continue
+		}
+		t.Run("kernel/"+c.Name, func(t *testing.T) {
+			h, what := kernel.suffer(t, c)
+			r := of(c)
+			r.rows++
+			if h != (harm{}) {
+				r.kernel++
+				r.kernelTo = r.kernelTo.or(h)
+				t.Logf("%s: through the kernel to %s\n%s", c.Ref, h, strings.Join(what, "\n"))
+			}
+		})
+	}
+	for _, enforced := range []bool{false, true} {
+		router := newStage(t, sourceOf(enforced), false)
+		for _, c := range cases.All() {
+			if !hostile(c) || c.Enforced != enforced {
+				continue
+			}
+			t.Run("udrouter/"+c.Name, func(t *testing.T) {
+				if h, what := router.suffer(t, c); h != (harm{}) {
+					of(c).router++
+					t.Errorf("%s: through udrouter to %s\n%s", c.Ref, h, strings.Join(what, "\n"))
+				}
+			})
+		}
+		router.t = t
+		router.canary()
+		for _, a := range router.lab.Internet.Addrs {
+			ping(t, router.honest.Node, a.Addr())
+		}
+	}
+	var all harm
+	for _, r := range results {
+		all = all.or(r.kernelTo)
+	}
+	if !all.neighbour || !all.provider || !all.dom0 {
+		t.Errorf("at the kernel only %s were reached: a witness that sees nothing there proves nothing", all)
+	}
+	if !t.Failed() {
+		compareTable(t, results)
+	}
+}
+
+const tableStart, tableEnd = "<!-- attacks: TestAttackTable writes it -->\n", "\n### What it does not stop\n"
+
+// compareTable holds the README's table against a run: what is sent, and that nothing comes through udrouter. What comes through the
+// kernel is the kernel's, and may differ in another version.
+func compareTable(t *testing.T, results map[int]*result) {
+	const readme = "../README.md"
+	text := readFile(t, readme)
+	head, rest, ok := strings.Cut(text, tableStart)
+	old, tail, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		t.Fatal("README has no table of attacks")
+	}
+	table := writeTable(results)
+	if *update {
+		must(t, os.WriteFile(readme, []byte(head+tableStart+table+tableEnd+tail), 0o644))
+		return
+	}
+	was, is := strings.Split(old, "\n"), strings.Split(table, "\n")
+	for i := range max(len(was), len(is)) {
+		switch {
+		case i >= len(was) || i >= len(is) || withoutKernel(was[i]) != withoutKernel(is[i]):
+			t.Fatalf("README's table of attacks is out of date: go test ./integration -run TestAttackTable -update\n got %q\nwant %q",
+				was[min(i, len(was)-1)], is[min(i, len(is)-1)])
+		case was[i] != is[i]:
+			t.Logf("this kernel is another than README's: %s", is[i])
+		}
+	}
+}
+
+func withoutKernel(line string) string {
+	cells := strings.Split(line, "|")
+	if len(cells) < 6 {
+		return line
+	}
+	cells[4] = ""
+	return strings.Join(cells, "|")
+}
+
+func writeTable(results map[int]*result) string {
+	var b strings.Builder
+	b.WriteString("| case | attack | sent | through the kernel, to | through udrouter |\n|---|---|---|---|---|\n")
+	var sum result
+	for _, a := range cases.Attacks {
+		r := results[a.Number]
+		if r == nil {
+			continue
+		}
+		through := "0"
+		if r.kernel > 0 {
+			through = fmt.Sprintf("%d: %s", r.kernel, r.kernelTo)
+		}
+		fmt.Fprintf(&b, "| %d | %s | %d | %s | %d |\n", a.Number, a.Title, r.rows, through, r.router)
+		sum.rows, sum.kernel, sum.router = sum.rows+r.rows, sum.kernel+r.kernel, sum.router+r.router
+	}
+	fmt.Fprintf(&b, "| | all | %d | %d | %d |\n", sum.rows, sum.kernel, sum.router)
+	return b.String()
+}

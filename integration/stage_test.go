@@ -1,0 +1,426 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"udrouter/config"
+	"udrouter/integration/cases"
+	"udrouter/integration/lab"
+	"udrouter/policy"
+)
+
+// three is a guest that has no part in the attacks: its kernel talks with the internet's while they are sent.
+const three = `
+domu "three" {
+  vif    = "vif3.0"
+  mac    = "00:16:3e:00:00:03"
+  ipv4   = ["192.0.2.99"]
+  ipv6   = ["2001:db8:3:2:1::99"]
+  policy = "untrusted"
+}
+`
+
+// stage is a wire on which hostile rows are sent for real, with an honest guest beside, and witnesses: guests, uplink, and dom0 with
+// what gets past its own protection and what its tables say. The router is the one under test (proc) or dom0's kernel.
+//
+//	guest one, guest two    frames by hand, both attacker and witness
+//	guest three             a kernel; two TCP connections to the internet live on
+//	uplink                  frames by hand; the upstream router's kernel forwards for guest three alone
+type stage struct {
+	*wire
+	honest *lab.Guest
+	conns  []*lab.Conn
+	socks  []int                 // of dom0, that get what its protection lets in
+	ports  map[policy.MAC]string // of the bridge; "nobody" for what is behind none of the guests'
+	table  string                // dom0's routes
+}
+
+// newStage makes one under a policy; kernel has dom0's kernel route, in the reference's own way.
+func newStage(t *testing.T, src string, kernel bool) *stage {
+	w := silentWire(t, src+three)
+	s := &stage{wire: w, honest: w.lab.Guest("three"), ports: map[policy.MAC]string{}}
+	if kernel {
+		s.startKernel()
+	} else {
+		s.startRouter()
+		s.ports[s.net.Router] = w.lab.Config.Bridge.TAP
+	}
+	for _, g := range w.lab.Guests {
+		s.ports[g.MAC] = g.Domu.Vif
+	}
+	for _, m := range []policy.MAC{s.net.Gateway, s.net.Eth0} {
+		s.ports[m] = "nobody"
+	}
+	for _, p := range []cases.Place{cases.One, cases.Two} {
+		g := w.lab.Guest(string(p))
+		w.answer(p, g.Node, func(f []byte) []byte { return guestAnswer(f, w.net.Router, g) })
+	}
+	s.serveHonest()
+	for _, domain := range []int{unix.AF_INET, unix.AF_INET6} {
+		for _, proto := range []int{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			fd, err := w.lab.Dom0.Socket(domain, unix.SOCK_RAW, proto)
+			must(t, err)
+			t.Cleanup(func() { unix.Close(fd) })
+			s.socks = append(s.socks, fd)
+		}
+	}
+	s.repair()
+	s.table = s.routes()
+	return s
+}
+
+// startKernel makes dom0's kernel the router, as the reference does.
+func (s *stage) startKernel() {
+	t, l := s.t, s.lab
+	must(t, l.KernelRouter(lab.KernelOptions{Protect: true}))
+	// For a second after a change the kernel lets no other ARP answer count. That puts answers in order, and protects nobody; here it
+	// would only have a row's outcome depend on the time since the last.
+	for _, link := range []string{l.Config.Bridge.Name, l.Dom0.Link} {
+		must(t, l.Dom0.SetSysctl("net.ipv4.neigh."+link+".locktime", "0"))
+	}
+	var err error
+	s.net.Router, err = l.Dom0.LinkMAC(l.Config.Bridge.Name)
+	must(t, err)
+	s.net.UplinkLL = policy.EUI64(s.net.Eth0)
+}
+
+// serveHonest opens the honest guest's connections. The upstream router's kernel knows the way to that guest without asking, and has no
+// address toward dom0, so that it stays silent about all others.
+func (s *stage) serveHonest() {
+	t, gw, g := s.t, s.lab.Gateway, s.honest
+	for _, key := range []string{"addr_gen_mode=1", "disable_ipv6=0"} {
+		k, v, _ := strings.Cut(key, "=")
+		must(t, gw.SetSysctl("net.ipv6.conf."+gw.Link+"."+k, v))
+	}
+	// What the guest's kernel believes of advertisements and redirects is not what is looked at, and would not go away by itself.
+	for _, key := range []string{"ipv6.conf.%s.accept_ra", "ipv6.conf.%s.accept_redirects", "ipv4.conf.%s.accept_redirects", "ipv4.conf.all.accept_redirects"} {
+		if strings.Contains(key, "%s") {
+			key = fmt.Sprintf(key, g.Link)
+		}
+		must(t, g.SetSysctl("net."+key, "0"))
+	}
+	for _, a := range []netip.Addr{g.Addr4(), g.Addr6()} {
+		must(t, gw.AddRoute(gw.Link, lab.Route{Dst: netip.PrefixFrom(a, a.BitLen())}))
+		must(t, gw.AddNeighbour(gw.Link, a, s.net.Eth0))
+	}
+	const port = 443
+	_, err := s.lab.Internet.ServeTCP(port)
+	must(t, err)
+	for _, a := range []netip.Addr{s.lab.Internet.Addr4(), s.lab.Internet.Addr6()} {
+		c, err := g.Open(testContext(t), netip.AddrPortFrom(a, port))
+		must(t, err)
+		t.Cleanup(func() { c.Close() })
+		s.conns = append(s.conns, c)
+	}
+}
+
+// guestAnswer answers the router's questions for what a guest is bound to.
+func guestAnswer(f []byte, router policy.MAC, g *lab.Guest) []byte {
+	var p policy.Packet
+	if p.Parse(f, policy.Offload{}) != policy.None || p.SrcMAC != router {
+		return nil
+	}
+	switch {
+	case p.EtherType == policy.EtherARP && p.ARP.Op == 1 && g.Has(p.ARP.TPA):
+		return cases.ARP(router, g.MAC, 2, g.MAC, p.ARP.TPA, p.ARP.SHA, p.ARP.SPA)
+	case p.IsND() && p.ICMPType == policy.NeighborSolicitation && (g.Has(p.ND.Target) || p.ND.Target == policy.EUI64(g.MAC)) && !p.Src.IsUnspecified():
+		return cases.NA(router, g.MAC, p.ND.Target, p.Src, p.ND.Target, g.MAC, policy.NASolicited|policy.NAOverride)
+	}
+	return nil
+}
+
+// hostile tells rows that are worth a comparison: what a guest or a station on the uplink sends and must not come through, or must
+// not be answered.
+func hostile(c cases.Case) bool {
+	return c.Attack() != 0 && c.From != cases.Dom0 && !c.Kernel && (c.Reason != policy.None || len(c.Out) == 0)
+}
+
+// harm is who has seen of an attack.
+type harm struct{ neighbour, provider, dom0, sender bool }
+
+func (h harm) String() string {
+	var words []string
+	for _, w := range []struct {
+		is   bool
+		name string
+	}{{h.neighbour, "neighbour"}, {h.provider, "provider"}, {h.dom0, "dom0"}, {h.sender, "sender"}} {
+		if w.is {
+			words = append(words, w.name)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+func (h harm) or(o harm) harm {
+	return harm{h.neighbour || o.neighbour, h.provider || o.provider, h.dom0 || o.dom0, h.sender || o.sender}
+}
+
+// suffer sends a hostile row while the honest guest's connections are used, and tells who has seen what of it.
+//
+// It has come through when
+//   - a frame that is not the network's own noise is seen at another guest, whether the router or the bridge brought it;
+//   - or at the uplink, unless a router without a policy forwards it rightly (see rightly);
+//   - or a TCP or UDP packet gets past dom0's own protection (SSH apart, which that admits);
+//   - or dom0 or the honest guest believe something that is not true: neighbours, forwarding database, routes;
+//   - or a packet to nobody's address has dom0 ask all guests for it, and keep a place in its table (RFC 6583);
+//   - or its sender gets an ICMP error about what no error may be sent about (RFC 1812 4.3.2.7, RFC 4443 2.4(e)).
+//
+// It has not, when the sender gets an ICMP error instead of silence, or is told where the router itself is.
+//
+// A row without a reason is one that the router has nothing to do with: a question that is not for it. There only an answer counts, and a
+// copy that was routed: that stations of one link see each other's broadcasts is no attack. So it is with unicast in broadcasts. Of the
+// rows about errors nothing but errors counts.
+func (s *stage) suffer(t *testing.T, c cases.Case) (harm, []string) {
+	s.t = t
+	for _, b := range c.Before {
+		must(t, s.send[b.From].Send(b.Frame(s.net)))
+		s.fence(b.From, beyond(b.From))
+	}
+	s.repair()
+	s.reached()
+	for _, p := range places {
+		s.take(p)
+	}
+	honest, ctx := make(chan error, 1), testContext(t)
+	go func() { honest <- s.converse(ctx) }()
+
+	must(t, s.send[c.From].Send(c.Frame(s.net)))
+	for _, f := range c.Then {
+		must(t, s.send[f.From].Send(f.Frame(s.net)))
+	}
+	s.through(c.From)
+	o := &observed{}
+	s.watchTables(c, o)
+	s.repair()
+	s.fence(cases.Two, cases.X4) // the bridge knows again who is where
+	s.fence(cases.One, cases.Two4)
+	s.fence(beside(c.From), cases.One4)
+	if c.From == cases.Uplink {
+		s.fence(c.From, cases.Two4)
+	}
+	if err := <-honest; err != nil {
+		t.Errorf("the neighbour's connections: %v", err)
+	}
+	if n := s.reached(); n > 0 {
+		o.see(&o.dom0, "%d packets past dom0's protection", n)
+	}
+	for _, p := range places {
+		for _, f := range s.strange(c, p) {
+			s.watchFrame(c, p, f, o)
+		}
+	}
+	return o.harm, o.what
+}
+
+// observed is what the witnesses of a row have seen.
+type observed struct {
+	harm
+	what []string
+}
+
+func (o *observed) see(harmed *bool, format string, args ...any) {
+	*harmed = true
+	o.what = append(o.what, fmt.Sprintf(format, args...))
+}
+
+func (s *stage) watchTables(c cases.Case, o *observed) {
+	for _, e := range s.believed() {
+		switch {
+		case e.asked && c.Reason != policy.UnboundDst:
+		case e.node == s.honest.Node:
+			o.see(&o.neighbour, "believed: %s", e.what)
+		default:
+			o.see(&o.dom0, "believed: %s", e.what)
+		}
+	}
+	if now := s.routes(); now != s.table {
+		o.see(&o.dom0, "routes: %s", now)
+	}
+}
+
+func (s *stage) watchFrame(c cases.Case, at cases.Place, f []byte, o *observed) {
+	switch {
+	case at == c.From:
+		if told(c, f) {
+			o.see(&o.sender, "told: %x", f)
+		}
+	case c.Attack() == 68 && !isError(f):
+	case c.Reason == policy.VLAN && s.fromRouter(f): // a priority tag, which 802.1Q lets a station take off
+	case (c.Reason == policy.None || noError(c)) && !s.fromRouter(f):
+	case at == cases.Uplink:
+		if !rightly(c.Reason) {
+			o.see(&o.provider, "at the uplink: %x", f)
+		}
+	case at == cases.Dom0:
+		o.see(&o.dom0, "at dom0: %x", f)
+	default:
+		o.see(&o.neighbour, "at %s: %x", at, f)
+	}
+}
+
+// through waits until the router is done with what a place has sent, by ways that hold whatever became of the neighbours' entries.
+func (s *stage) through(from cases.Place) {
+	if from == cases.Uplink {
+		s.fence(from, cases.AllNodes)
+		return
+	}
+	s.fence(from, cases.X4)
+}
+
+// beyond is where what a place sends goes past the router; beside is who is to reach guest one, when a place has sent.
+func beyond(from cases.Place) netip.Addr {
+	if from == cases.Uplink {
+		return cases.Two4
+	}
+	return cases.X4
+}
+
+func beside(from cases.Place) cases.Place {
+	if from == cases.Uplink {
+		return from
+	}
+	return cases.Two
+}
+
+// converse uses the honest guest's connections.
+func (s *stage) converse(ctx context.Context) error {
+	for _, c := range s.conns {
+		if err := c.Check(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reached is how many packets got to dom0's sockets since the last time.
+func (s *stage) reached() (n int) {
+	buf := make([]byte, 1<<16)
+	for i, fd := range s.socks {
+		for {
+			k, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+			if err != nil {
+				break
+			}
+			at := 0
+			if i < 2 { // IPv4 comes with its header
+				at = int(buf[0]&15) * 4
+			}
+			if tcp := i%2 == 1; tcp && k >= at+4 && binary.BigEndian.Uint16(buf[at+2:]) == 22 {
+				continue
+			}
+			n++
+		}
+	}
+	return n
+}
+
+// strange are the frames seen at a place that neither belong to the row nor are noise.
+func (s *stage) strange(c cases.Case, at cases.Place) (out [][]byte) {
+	want := map[string]int{}
+	for _, o := range c.Out {
+		if o.At == at {
+			want[string(anyID(o.Frame(s.net)))]++
+		}
+	}
+	for _, f := range s.take(at) {
+		if key := string(anyID(f)); want[key] > 0 {
+			want[key]--
+			continue
+		}
+		if !s.noise(f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (s *stage) fromRouter(f []byte) bool {
+	return macOf(f[6:]) == s.net.Router || macOf(f[6:]) == s.net.Eth0
+}
+
+// noise tells what a router and an honest guest say by themselves.
+func (s *stage) noise(f []byte) bool {
+	if macOf(f) == s.honest.MAC || macOf(f[6:]) == s.honest.MAC {
+		return true
+	}
+	var p policy.Packet
+	if p.Parse(f, policy.Offload{}) != policy.None {
+		return false
+	}
+	switch {
+	case !s.fromRouter(f):
+		return s.honest.Has(p.Src) || s.honest.Has(p.Dst)
+	case p.EtherType == policy.EtherARP:
+		return p.ARP.Op == 1 && p.ARP.SHA == p.SrcMAC
+	case s.honest.Has(p.Src) || s.honest.Has(p.Dst):
+		return true
+	case p.IsIPv6() && p.Proto == policy.ProtoICMPv6:
+		switch p.ICMPType {
+		case policy.NeighborSolicitation:
+			return p.TTL == 255
+		case 130, 131, 132, 143, 133: // MLD and router solicitations
+			return p.Dst.IsMulticast()
+		case 1, 3: // nobody answered, for seconds; a fragment that was waited for
+			return p.ICMPType == 1 && p.ICMPCode == 3 || p.ICMPType == 3 && p.ICMPCode == 1
+		}
+	case p.Proto == policy.ProtoICMP && p.FragOff == 0:
+		return p.ICMPType == 3 && p.ICMPCode == 1 || p.ICMPType == 11 && p.ICMPCode == 1
+	case p.Proto == 2: // IGMP
+		return p.Dst.IsMulticast()
+	}
+	return false
+}
+
+// rightly tells what a router without policy and state forwards to the internet as RFC 1812 and RFC 8200 have it. To a guest it is
+// still what that guest has not asked for.
+func rightly(r policy.Reason) bool {
+	switch r {
+	case policy.Malformed, // beyond the IP header, which alone is a router's business
+		policy.TinyFragment, policy.OversizeFrag, policy.FragmentOverlap, policy.FragmentOrphan, policy.FragmentLimit,
+		policy.HeaderChain, policy.RoutingHeader, policy.SourceRoute, policy.ICMPType, policy.DHCPGuard, policy.Unrelated,
+		policy.TCPFlags, policy.TCPState, policy.TCPWindow, policy.NoFlow, policy.FlowSide, policy.FlowLimit,
+		policy.EgressPolicy, policy.IngressPolicy, policy.LimitPackets, policy.LimitBandwidth, policy.LimitNewFlows:
+		return true
+	}
+	return false
+}
+
+// told tells answers to a row's sender that must not be: errors about what none may be sent about, and, where the row is a question that
+// nobody may answer, the claim that somebody is there.
+func told(c cases.Case, f []byte) bool {
+	var p policy.Packet
+	if len(c.Out) > 0 || p.Parse(f, policy.Offload{}) != policy.None {
+		return false
+	}
+	if c.Reason == policy.None {
+		return p.EtherType == policy.EtherARP && p.ARP.Op == 2 && p.ARP.SPA != cases.Dom04 && p.ARP.SPA != cases.Router4 ||
+			p.IsND() && p.ICMPType == policy.NeighborAdvertisement && p.ND.Target != cases.Router6
+	}
+	return noError(c) && isError(f)
+}
+
+// isError tells ICMP errors.
+func isError(f []byte) bool {
+	var p policy.Packet
+	return p.Parse(f, policy.Offload{}) == policy.None && (p.IsIPv6() && p.Proto == policy.ProtoICMPv6 && p.ICMPType < 128 ||
+		p.IsIPv4() && p.Proto == policy.ProtoICMP && bytes.Contains([]byte{3, 4, 5, 11, 12}, []byte{p.ICMPType}))
+}
+
+// noError tells rows whose point is that no ICMP error comes of them.
+func noError(c cases.Case) bool { return c.Attack() == 7 || c.Attack() == 68 }
+
+// sourceOf is the configuration that a row is written for.
+func sourceOf(enforced bool) string {
+	if enforced {
+		return string(config.Reference)
+	}
+	return cases.Open(config.Reference)
+}

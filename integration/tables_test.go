@@ -1,0 +1,160 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"udrouter/integration/cases"
+	"udrouter/integration/lab"
+	"udrouter/policy"
+)
+
+// entry is a line of a kernel's neighbour table or of dom0's forwarding database that is not true.
+type entry struct {
+	node  *lab.Node
+	neigh netlink.Neigh
+	what  string
+	asked bool // not an answer believed, but nobody's address asked for
+}
+
+// believed are the entries that are not true in the tables of dom0's kernel and of the honest guest's.
+func (s *stage) believed() (out []entry) {
+	s.t.Helper()
+	for _, n := range []*lab.Node{s.lab.Dom0, s.honest.Node} {
+		h, err := n.Handle()
+		must(s.t, err)
+		links, err := h.LinkList()
+		must(s.t, err)
+		names := map[int]string{}
+		for _, l := range links {
+			names[l.Attrs().Index] = l.Attrs().Name
+		}
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			list, err := h.NeighList(0, family)
+			must(s.t, err)
+			for _, e := range list {
+				if e.State&(netlink.NUD_NOARP|netlink.NUD_PERMANENT) == 0 {
+					out = append(out, s.judgeNeighbour(n, names[e.LinkIndex], e)...)
+				}
+			}
+		}
+		if n != s.lab.Dom0 {
+			continue
+		}
+		list, err := h.NeighList(0, unix.AF_BRIDGE)
+		must(s.t, err)
+		for _, e := range list {
+			if mac, port := macOf(e.HardwareAddr), names[e.LinkIndex]; e.State&netlink.NUD_PERMANENT == 0 && s.ports[mac] != "" && s.ports[mac] != port {
+				out = append(out, entry{node: n, neigh: e, what: fmt.Sprintf("%s is behind %s", mac, port)})
+			}
+		}
+	}
+	return out
+}
+
+func (s *stage) judgeNeighbour(n *lab.Node, link string, e netlink.Neigh) []entry {
+	addr, _ := netip.AddrFromSlice(e.IP)
+	addr = addr.Unmap()
+	bad := entry{node: n, neigh: e, what: fmt.Sprintf("%s has %s on %s", addr, macOf(e.HardwareAddr), link)}
+	if e.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 || len(e.HardwareAddr) != 6 {
+		bad.asked, bad.what = true, fmt.Sprintf("%s asked for on %s", addr, link)
+		if s.owner(n, link, addr).IsZero() && link == s.lab.Config.Bridge.Name {
+			return []entry{bad}
+		}
+		return nil
+	}
+	if mac := macOf(e.HardwareAddr); mac == s.owner(n, link, addr) || n != s.lab.Dom0 && mac == s.net.Router {
+		return nil
+	}
+	// Stations that the rows do not name may be where they say.
+	station := addr.IsLinkLocalUnicast() || link == s.lab.Dom0.Link && netip.MustParsePrefix("192.0.1.0/26").Contains(addr)
+	if station && s.owner(n, link, addr).IsZero() && addr != cases.LL1 && addr != cases.Dom04 {
+		return nil
+	}
+	return []entry{bad}
+}
+
+// owner is who has an address on a link, zero for nobody.
+func (s *stage) owner(n *lab.Node, link string, addr netip.Addr) policy.MAC {
+	return s.owners(n, link)[addr]
+}
+
+func (s *stage) owners(n *lab.Node, link string) map[netip.Addr]policy.MAC {
+	if link == s.lab.Dom0.Link && n == s.lab.Dom0 {
+		return map[netip.Addr]policy.MAC{cases.Gateway4: s.net.Gateway, cases.Gateway6: s.net.Gateway}
+	}
+	return map[netip.Addr]policy.MAC{
+		cases.One4: cases.MAC1, cases.One6: cases.MAC1, policy.EUI64(cases.MAC1): cases.MAC1, netip.MustParseAddr("fe80::10"): cases.MAC1,
+		cases.Two4: cases.MAC2, cases.Two6: cases.MAC2, policy.EUI64(cases.MAC2): cases.MAC2,
+		s.honest.Addr4(): s.honest.MAC, s.honest.Addr6(): s.honest.MAC, policy.EUI64(s.honest.MAC): s.honest.MAC,
+	}
+}
+
+// repair makes the tables true again, so that a row does not meet what another has left.
+func (s *stage) repair() {
+	s.t.Helper()
+	wrong := s.believed()
+	for _, e := range wrong {
+		h, err := e.node.Handle()
+		must(s.t, err)
+		if e.neigh.Family == unix.AF_BRIDGE {
+			e.neigh.Flags = netlink.NTF_MASTER
+		}
+		if err := h.NeighDel(&e.neigh); err != nil && !errors.Is(err, unix.ENOENT) {
+			s.t.Fatalf("removing %s: %v", e.what, err)
+		}
+	}
+	if s.proc != nil {
+		return
+	}
+	if len(wrong) > 0 {
+		defer tick()
+	}
+	h, err := s.lab.Dom0.Handle()
+	must(s.t, err)
+	for _, link := range []string{s.lab.Config.Bridge.Name, s.lab.Dom0.Link} {
+		index, err := s.lab.Dom0.LinkIndex(link)
+		must(s.t, err)
+		for addr, mac := range s.owners(s.lab.Dom0, link) {
+			if mac != s.honest.MAC { // that one answers for itself
+				must(s.t, h.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_REACHABLE, IP: net.IP(addr.AsSlice()), HardwareAddr: mac[:]}))
+			}
+		}
+	}
+}
+
+// tick waits until the kernel's jiffies have moved on: what was changed in this one, ARP does not change again.
+func tick() {
+	coarse := func() (ts unix.Timespec) {
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts) // moves with jiffies
+		return ts
+	}
+	for start := coarse(); coarse() == start; {
+		runtime.Gosched()
+	}
+}
+
+// routes are dom0's, one a line.
+func (s *stage) routes() string {
+	s.t.Helper()
+	h, err := s.lab.Dom0.Handle()
+	must(s.t, err)
+	list, err := h.RouteList(nil, netlink.FAMILY_ALL)
+	must(s.t, err)
+	var lines []string
+	for _, r := range list {
+		lines = append(lines, fmt.Sprintf("%s via %s dev %d mtu %d proto %d", r.Dst, r.Gw, r.LinkIndex, r.MTU, r.Protocol))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func macOf(b []byte) (m policy.MAC) { copy(m[:], b); return m }
