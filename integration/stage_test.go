@@ -51,6 +51,7 @@ func newStage(t *testing.T, src string, kernel bool) *stage {
 		s.startKernel()
 	} else {
 		s.startRouter()
+		s.announced()
 		s.ports[s.net.Router] = w.lab.Config.Bridge.TAP
 	}
 	for _, g := range w.lab.Guests {
