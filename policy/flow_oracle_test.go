@@ -282,6 +282,7 @@ func (f *slowFlow) tcp(dir int, flags byte) (passes, quiet bool) {
 	}
 	switch (event{f.state, dir, flags}) {
 	case event{TCPSynSent, 0, syn}:
+		quiet = true
 	case event{TCPSynSent, 1, synACK}:
 		f.state, f.heard = TCPSynReceived, true
 	case event{TCPSynSent, 1, ack}:
