@@ -50,7 +50,7 @@ func answer(name, ref string, from Place, f, out Frame) Case {
 
 // All is every row.
 func All() []Case {
-	return slices.Concat(Forward(), Guards(), neighbours(), Errors(), Local())
+	return slices.Concat(Forward(), Guards(), neighbours(), Errors(), Local(), State())
 }
 
 // neighbours are rows of what neighbours on a link say, and of what only pretends to be that. One of each sort is also under the reference's
