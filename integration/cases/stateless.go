@@ -122,12 +122,8 @@ func (w network) datagrams() (rows []Case) {
 			w.drop(name+" of the neighbour to a guest's port", ref, Two, policy.IngressPolicy, ported(Two, p, at(w.two, 5000), guest)).after(One, ported(One, p, guest, x)))
 	}
 	rows = append(rows, w.echoes()...)
-	dns := at(w.dom0, 53)
-	ask := ported(One, 17, at(w.one, w.port()), dns)
-	served := w.pass("a guest asks dom0's name server", "case 71", One, ask, Dom0)
-	served.Kernel = true // that nobody listens
-	return append(rows, served,
-		w.drop("a guest asks dom0 for more", "case 71", One, policy.HostPolicy, ported(One, 17, at(w.one, w.port()), at(w.dom0, 54)), ported(One, 132, at(w.one, w.port()), dns)))
+	return append(rows, w.drop("a guest asks dom0 for what it does not offer", "case 71", One, policy.HostPolicy,
+		ported(One, 17, at(w.one, w.port()), at(w.dom0, 54)), ported(One, 132, at(w.one, w.port()), at(w.dom0, 53))))
 }
 
 // echoes are answers to what was asked, and to what was not (RFC 5508 3.2).
