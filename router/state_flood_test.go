@@ -24,6 +24,7 @@ import (
 const (
 	fin = 1
 	syn = 2
+	rst = 4
 
 	ack = 16
 )
