@@ -159,8 +159,8 @@ func told(dst, src policy.MAC, about []byte) []byte {
 	return append(append(append(dst[:len(dst):len(dst)], src[:]...), byte(e.EthernetType>>8), byte(e.EthernetType)), b.Bytes()...)
 }
 
-// Every rule that rejects tells who sent, and nobody else, in every direction, byte for byte; and says nothing to a reset, to an answer, to a later fragment,
-// to the many, or to a source that is no host (attack 71; RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4(e)).
+// Every rule that rejects tells who sent, and nobody else, in every direction, byte for byte. Nothing is said to a reset, an echo reply, a later
+// fragment or a frame to everyone (attack 71; RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4(e)).
 func TestReject(t *testing.T) {
 	type way struct {
 		name          string
