@@ -90,6 +90,7 @@ func fdb(t *testing.T, l *lab.Lab) (list []string) {
 // drain takes what has come so far, from before the router ran as well.
 func (w *wire) drain() {
 	w.t.Helper()
+	w.announced()
 	w.settle(cases.One)
 	for _, p := range places {
 		w.take(p)
@@ -237,11 +238,11 @@ func TestCasesBesideForwarding(t *testing.T) {
 	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
 		must(t, w.lab.Dom0.SetSysctl(key, "1"))
 	}
+	var rows []cases.Case
 	for _, c := range cases.All() {
 		if !c.Enforced {
-			t.Run(c.Name, func(t *testing.T) { w.run(t, c) })
+			rows = append(rows, c)
 		}
 	}
-	w.t = t
-	w.canary()
+	w.runAll(t, rows)
 }

@@ -81,6 +81,28 @@ func TestFlowKey(t *testing.T) {
 	}
 }
 
+// What flows are told apart by has to be there, and no checksum is written over it afterwards.
+func TestPortsAreThere(t *testing.T) {
+	for _, proto := range []uint8{ProtoSCTP, ProtoDCCP, ProtoUDPLite} {
+		for _, v6f := range []bool{false, true} {
+			frame, at := v4(proto, make([]byte, 3), nil), EthernetLen+IPv4Len
+			whole := v4(proto, make([]byte, 12), nil)
+			if v6f {
+				frame, at, whole = v6(proto, make([]byte, 3), nil), EthernetLen+IPv6Len, v6(proto, make([]byte, 12), nil)
+			}
+			var p Packet
+			if r := p.Parse(frame, Offload{}); r != Malformed {
+				t.Errorf("protocol %d without ports: %v", proto, r)
+			}
+			for offset, want := range []Reason{Malformed, Malformed, Malformed, Malformed, None} {
+				if r := p.Parse(whole, Offload{Flags: NeedsCsum, CsumStart: uint16(at), CsumOffset: uint16(offset)}); r != want {
+					t.Errorf("protocol %d with a checksum at %d: %v", proto, offset, r)
+				}
+			}
+		}
+	}
+}
+
 func parsed(t testing.TB, frame []byte) *Packet {
 	t.Helper()
 	p := new(Packet)

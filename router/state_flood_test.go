@@ -25,7 +25,6 @@ const (
 	fin = 1
 	syn = 2
 	rst = 4
-
 	ack = 16
 )
 

@@ -90,7 +90,8 @@ var Attacks = []Attack{
 	{Number: 68, Section: "I", Title: "packets about which no error may be sent"},
 	{Number: 70, Section: "I", Title: "every ICMP and ICMPv6 type"},
 
-	{Number: 71, Section: "J", Title: "to pass without a state, or by another's"},
+	{Number: 71, Section: "J", Title: "to pass without a state, or by another's",
+		Departs: "A reset passes if its number lies between what its receiver has acknowledged and what its sender has sent: which of them is exact, the receiver alone knows"},
 	{Number: 72, Section: "J", Title: "to use up the state of others"},
 }
 

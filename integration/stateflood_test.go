@@ -14,7 +14,7 @@ import (
 
 // The reference's guest one floods, or the internet floods it, as fast as frames can be sent. The neighbour's connections, both ways, live through each
 // flood, every connection that it opens or is opened to it succeeds, and the router's memory is bounded (attack 72; RFC 4987).
-func TestFloods(t *testing.T) {
+func TestStateFloods(t *testing.T) {
 	const most = 16384 // flows of a guest, in the reference
 	l := buildLab(t, "", lab.Options{})
 	p := startRouter(t, l)
