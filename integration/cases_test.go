@@ -15,9 +15,8 @@ func (w *wire) run(t *testing.T, c cases.Case) {
 	w.t = t
 	for _, b := range c.Before {
 		must(t, w.send[b.From].Send(b.Frame(w.net)))
-		w.settle(b.From)
+		w.passed(b.From)
 	}
-	w.settle(c.From)
 	before := status(t, w.proc).Drops
 	for _, p := range places {
 		w.take(p)

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"udrouter/config"
-	"udrouter/integration/cases"
 	"udrouter/integration/lab"
 	"udrouter/policy"
 )
@@ -112,61 +110,6 @@ func TestStartStop(t *testing.T) {
 		ping(t, l.Guests[0].Node, l.Internet.Addr6())
 		must(t, p.Stop())
 		same(t, l, before)
-	}
-}
-
-// dom0 opens TCP and UDP to guests in both families, also over many segments; guests open to dom0 what the host policy admits, also at
-// the address that dom0 shares with the router, and nothing else.
-func TestDom0AndGuests(t *testing.T) {
-	src := strings.Replace(cases.Open(config.Reference), `    rule "dns" {`, `    rule "proxy" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [3128]
-    }
-    rule "dns" {`, 1)
-	l := buildLab(t, src, lab.Options{})
-	p := startRouter(t, l)
-	g := l.Guests[0]
-	_, err := g.ServeTCP(80)
-	must(t, err)
-	must(t, g.ServeUDP(5000))
-	for _, a := range []netip.Addr{g.Addr4(), g.Addr6()} {
-		must(t, l.Dom0.Transfer(testContext(t), netip.AddrPortFrom(a, 80), 4<<20))
-		_, err := l.Dom0.EchoUDP(testContext(t), netip.AddrPortFrom(a, 5000), 1000, 100*time.Millisecond)
-		must(t, err)
-		_, err = l.Dom0.EchoUDP(testContext(t), netip.AddrPortFrom(a, 5000), 4000, 100*time.Millisecond)
-		must(t, err)
-		_, err = l.Dom0.Ping(testContext(t), a, lab.PingOptions{Size: 4000, Every: 100 * time.Millisecond})
-		must(t, err)
-	}
-	_, err = l.Dom0.ServeTCP(3128)
-	must(t, err)
-	must(t, l.Dom0.ServeUDP(53))
-	for _, a := range []netip.Addr{l.Dom0.Addr4(), l.Dom0.Addr6()} {
-		must(t, g.Transfer(testContext(t), netip.AddrPortFrom(a, 3128), 1<<20))
-		for _, size := range []int{100, 4000} {
-			_, err := g.EchoUDP(testContext(t), netip.AddrPortFrom(a, 53), size, 100*time.Millisecond)
-			must(t, err)
-		}
-	}
-	_, err = l.Dom0.ServeTCP(22)
-	must(t, err)
-	for _, a := range []netip.Addr{l.Dom0.Addr4(), l.Dom0.Addr6()} {
-		before := status(t, p).Drops[policy.HostPolicy.String()]
-		ctx, cancel := context.WithCancel(testContext(t))
-		opened := make(chan error, 1)
-		go func() {
-			c, err := g.Open(ctx, netip.AddrPortFrom(a, 22))
-			if err == nil {
-				c.Close()
-			}
-			opened <- err
-		}()
-		must(t, lab.Await(testContext(t), "the refused SYN", func() (bool, error) { return status(t, p).Drops[policy.HostPolicy.String()] > before, nil }))
-		cancel()
-		if err := <-opened; err == nil {
-			t.Errorf("a guest opened a connection to dom0 at %s", a)
-		}
 	}
 }
 

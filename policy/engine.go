@@ -81,7 +81,8 @@ type chainInfo struct {
 }
 
 // NewEngine compiles the policies of guests, in the order of their IDs, and the host block's ingress chain (nil: none). A policy that several
-// guests have is compiled once; each has its own flows and limits.
+// guests have is compiled once; each has its own flows and limits. There are at most flows of all guests together, half of which are kept for the
+// guests in equal shares: none is without because others have many.
 func NewEngine(guests []GuestPolicy, host *Chain, flows int) (*Engine, error) {
 	e := &Engine{budget: NewFlowBudget(flows)}
 	prefixes := map[string][]netip.Prefix{}
@@ -122,6 +123,7 @@ func NewEngine(guests []GuestPolicy, host *Chain, flows int) (*Engine, error) {
 		}
 		ge := guestEngine{guest: g.Guest, shadow: g.Policy.Mode == Shadow, egress: c[Egress], ingress: c[Ingress], meter: new(Meter), table: NewFlowTable(int(limit), e.budget)}
 		ge.meter.Set(g.Policy.Limits)
+		ge.table.Reserve(flows / (2 * len(guests)))
 		e.guests = append(e.guests, ge)
 	}
 	if host != nil {

@@ -31,7 +31,7 @@ const (
 // both ends may ask each other with the same identifier. It is comparable and has no padding.
 type FlowKey struct {
 	A, B         [16]byte // IPv4 addresses are mapped (RFC 4291 2.5.5.2)
-	APort, BPort uint16   // TCP, UDP; the identifier of echo in both; else 0
+	APort, BPort uint16   // of protocols that have ports; the identifier of echo in both; else 0
 	Proto        uint8
 	Family       uint8 // 4 or 6
 }
@@ -46,10 +46,10 @@ func (p *Packet) FlowKey() (key FlowKey, reversed, ok bool) {
 	if p.IsIPv6() {
 		key.Family = 6
 	}
-	switch p.Proto {
-	case ProtoTCP, ProtoUDP:
+	switch {
+	case p.hasPorts():
 		key.APort, key.BPort = p.SrcPort, p.DstPort
-	case ProtoICMP, ProtoICMPv6:
+	case p.Proto == ProtoICMP, p.Proto == ProtoICMPv6:
 		key.APort, key.BPort = p.EchoID, p.EchoID
 		if p.isEchoReply() {
 			key.A, key.B = key.B, key.A

@@ -34,7 +34,10 @@ func TestFlowKey(t *testing.T) {
 		{"UDP, IPv6", six, 17, udp(4), udp(5), "[2001:db8:3:2:1::10]:40000", "[2001:db8:ffff::7]:53", true},
 		{"echo", four, 1, echo(8, 7), echo(0, 7), "192.0.2.10:7", "198.51.100.7:7", true},
 		{"echo, IPv6", six, 58, echo(128, 7), echo(129, 7), "[2001:db8:3:2:1::10]:7", "[2001:db8:ffff::7]:7", true},
-		{"SCTP", four, 132, make([]byte, 12), make([]byte, 12), "192.0.2.10:0", "198.51.100.7:0", true},
+		{"SCTP", four, 132, make([]byte, 12), make([]byte, 12), "192.0.2.10:40000", "198.51.100.7:53", true},
+		{"DCCP, IPv6", six, 33, make([]byte, 12), make([]byte, 16), "[2001:db8:3:2:1::10]:40000", "[2001:db8:ffff::7]:53", true},
+		{"UDP-Lite", four, 136, make([]byte, 8), make([]byte, 8), "192.0.2.10:40000", "198.51.100.7:53", true},
+		{"GRE", four, 47, make([]byte, 8), make([]byte, 8), "192.0.2.10:0", "198.51.100.7:0", true},
 		{"ESP", six, 50, make([]byte, 12), make([]byte, 12), "[2001:db8:3:2:1::10]:0", "[2001:db8:ffff::7]:0", true},
 		{"an ICMP error", four, 1, echo(3, 7), echo(11, 7), "", "", false},
 		{"an ICMPv6 error", six, 58, echo(1, 7), echo(2, 7), "", "", false},
@@ -74,6 +77,28 @@ func TestFlowKey(t *testing.T) {
 	} {
 		if _, _, ok := p.FlowKey(); ok {
 			t.Errorf("%s has a flow", name)
+		}
+	}
+}
+
+// What flows are told apart by has to be there, and no checksum is written over it afterwards.
+func TestPortsAreThere(t *testing.T) {
+	for _, proto := range []uint8{ProtoSCTP, ProtoDCCP, ProtoUDPLite} {
+		for _, v6f := range []bool{false, true} {
+			frame, at := v4(proto, make([]byte, 3), nil), EthernetLen+IPv4Len
+			whole := v4(proto, make([]byte, 12), nil)
+			if v6f {
+				frame, at, whole = v6(proto, make([]byte, 3), nil), EthernetLen+IPv6Len, v6(proto, make([]byte, 12), nil)
+			}
+			var p Packet
+			if r := p.Parse(frame, Offload{}); r != Malformed {
+				t.Errorf("protocol %d without ports: %v", proto, r)
+			}
+			for offset, want := range []Reason{Malformed, Malformed, Malformed, Malformed, None} {
+				if r := p.Parse(whole, Offload{Flags: NeedsCsum, CsumStart: uint16(at), CsumOffset: uint16(offset)}); r != want {
+					t.Errorf("protocol %d with a checksum at %d: %v", proto, offset, r)
+				}
+			}
 		}
 	}
 }
@@ -141,6 +166,7 @@ func TestFlows(t *testing.T) {
 		{"echo, another identifier", []packet{{0, out(six, 58, echo(128, 7)), guest, "new unreplied"}, {0, back(six, 58, echo(129, 8)), uplink, "miss"}, {0, back(six, 58, echo(129, 7)), uplink, "replied"}}},
 		{"echo request the other way", []packet{{0, out(four, 1, echo(8, 7)), guest, "new unreplied"}, {0, back(four, 1, echo(8, 7)), uplink, "miss"}, {0, out(four, 1, echo(0, 7)), guest, "miss"}}},
 		{"SCTP", []packet{{0, out(four, 132, make([]byte, 12)), guest, "new unreplied"}, {9 * time.Minute, back(four, 132, make([]byte, 12)), uplink, "replied"}, {10 * time.Minute, back(four, 132, make([]byte, 12)), uplink, "miss"}}},
+		{"SCTP, another port", []packet{{0, out(four, 132, make([]byte, 12)), guest, "new unreplied"}, {0, back(port, 132, make([]byte, 12)), uplink, "miss"}, {0, back(four, 132, make([]byte, 12)), uplink, "replied"}}},
 		{"time goes back", []packet{{0, out(four, 17, udp(1)), guest, "new unreplied"}, {-time.Minute, out(four, 17, udp(1)), guest, "unreplied"}, {89 * time.Second, back(four, 17, udp(1)), uplink, "replied"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -71,8 +71,10 @@ func (f *Flow) queueOf() queueID {
 
 // FlowBudget bounds the flows of all tables together. It is safe for concurrent use.
 type FlowBudget struct {
-	used atomic.Int64
-	max  int64
+	used     atomic.Int64
+	shared   atomic.Int64 // of them, those beyond their table's reserved share
+	reserved atomic.Int64 // by all tables, in use or not
+	max      int64
 }
 
 // NewFlowBudget makes a budget of that many flows.
@@ -82,12 +84,20 @@ func NewFlowBudget(max int) *FlowBudget { return &FlowBudget{max: int64(max)} }
 func (b *FlowBudget) Used() int { return int(b.used.Load()) }
 func (b *FlowBudget) Max() int  { return int(b.max) }
 
-func (b *FlowBudget) take() bool {
-	if b.used.Add(1) <= b.max {
-		return true
+// take is a place for a table that has so many flows.
+func (b *FlowBudget) take(count, reserved int) bool {
+	if count >= reserved && b.shared.Add(1) > b.max-b.reserved.Load() {
+		b.shared.Add(-1)
+		return false
 	}
-	b.used.Add(-1)
-	return false
+	b.used.Add(1)
+	return true
+}
+
+// give takes back n places of a table that had so many flows.
+func (b *FlowBudget) give(n, count, reserved int) {
+	b.used.Add(int64(-n))
+	b.shared.Add(-int64(max(count-reserved, 0) - max(count-n-reserved, 0)))
 }
 
 // FlowTable remembers the flows of one guest: those that it has opened, and those that the uplink or dom0 has opened toward it.
@@ -99,6 +109,7 @@ type FlowTable struct {
 	seed  maphash.Seed // so that a guest cannot choose ports whose flows share a bucket
 	total *FlowBudget
 	max   int
+	share int           // places of the budget that are kept for this table
 	now   time.Duration // the latest time seen; time does not go back
 
 	slabs  [][]Flow // index i is at i-1; the first slab grows by doubling
@@ -118,6 +129,15 @@ type FlowTable struct {
 // NewFlowTable makes a table for at most max flows, which take their place in total.
 func NewFlowTable(max int, total *FlowBudget) *FlowTable {
 	return &FlowTable{seed: maphash.MakeSeed(), total: total, max: max}
+}
+
+// Reserve keeps n places of the budget for this table, or as many as it may have flows. Once, before there are any; all tables' shares together
+// must fit into the budget.
+func (t *FlowTable) Reserve(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.share = min(n, t.max)
+	t.total.reserved.Add(int64(t.share))
 }
 
 // clock is now, but not before any time that was seen: goroutines read the clock before they wait for the lock.
@@ -171,7 +191,7 @@ func (t *FlowTable) insert(f *Flow, now time.Duration) (ref FlowRef, ok bool) {
 	switch {
 	case t.max <= 0:
 		return ref, false
-	case t.count < t.max && t.total.take():
+	case t.count < t.max && t.total.take(t.count, t.share):
 	case t.count > 0:
 		t.unlink(t.oldest()) // the place in the budget goes over
 	default:
@@ -247,8 +267,8 @@ func (t *FlowTable) alloc() uint32 {
 
 // remove forgets a flow.
 func (t *FlowTable) remove(i uint32) {
+	t.total.give(1, t.count, t.share)
 	t.unlink(i)
-	t.total.used.Add(-1)
 }
 
 // unlink is remove without giving back the place in the budget.
@@ -371,9 +391,10 @@ func (t *FlowTable) SetMax(max int) {
 func (t *FlowTable) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.total.used.Add(int64(-t.count))
+	t.total.give(t.count, t.count, t.share)
+	t.total.reserved.Add(int64(-t.share))
 	t.release()
-	t.max, t.count, t.queues, t.datagrams = 0, 0, [queueCount]struct{ oldest, newest uint32 }{}, nil
+	t.max, t.share, t.count, t.queues, t.datagrams = 0, 0, 0, [queueCount]struct{ oldest, newest uint32 }{}, nil
 }
 
 // SetVerdict notes what another generation of the policy says of a flow that was found. It tells whether the flow is still

@@ -140,6 +140,44 @@ func TestFlowBudget(t *testing.T) {
 	}
 }
 
+// A table has its reserved share of the budget whatever others take; what it has beyond that is anyone's.
+func TestFlowShares(t *testing.T) {
+	total := NewFlowBudget(10)
+	one, two := NewFlowTable(100, total), NewFlowTable(3, total)
+	one.Reserve(2)
+	two.Reserve(4) // it cannot have more than 3
+	for i := range 20 {
+		if r := syn(t, one, numbered(10, i+1), time.Hour); r != None {
+			t.Fatal(r)
+		}
+	}
+	for i := range 5 {
+		if r := syn(t, two, numbered(11, i+1), time.Hour); r != None {
+			t.Fatal(r)
+		}
+	}
+	if one.Len() != 7 || two.Len() != 3 || total.Used() != 10 {
+		t.Errorf("%d and %d flows, %d of the budget", one.Len(), two.Len(), total.Used())
+	}
+	// What is given back within the share does not become the other's.
+	two.Delete(FlowRef{1, two.at(1).serial})
+	syn(t, one, numbered(10, 30), time.Hour)
+	if one.Len() != 7 || total.Used() != 9 {
+		t.Errorf("%d flows, %d of the budget", one.Len(), total.Used())
+	}
+	two.Close()
+	for i := range 5 {
+		syn(t, one, numbered(10, 40+i), time.Hour)
+	}
+	if one.Len() != 10 || total.Used() != 10 {
+		t.Errorf("with two gone, %d flows, %d of the budget", one.Len(), total.Used())
+	}
+	one.Close()
+	if total.Used() != 0 || total.shared.Load() != 0 || total.reserved.Load() != 0 {
+		t.Errorf("left: %d flows, %d shared, %d reserved", total.Used(), total.shared.Load(), total.reserved.Load())
+	}
+}
+
 // What has expired goes step by step, and what was lowered too.
 func TestSweep(t *testing.T) {
 	total := NewFlowBudget(10000)

@@ -15,13 +15,16 @@ const (
 	ProtoICMP     = 1
 	ProtoTCP      = 6
 	ProtoUDP      = 17
+	ProtoDCCP     = 33
 	ProtoRouting  = 43
 	ProtoFragment = 44
 	ProtoAH       = 51
 	ProtoICMPv6   = 58
 	ProtoNone     = 59
 	ProtoDstOpts  = 60
+	ProtoSCTP     = 132
 	ProtoMobility = 135
+	ProtoUDPLite  = 136
 	ProtoHIP      = 139
 	ProtoShim6    = 140
 )
@@ -83,7 +86,7 @@ type Packet struct {
 	More     bool       // more fragments follow
 	FragID   uint32
 
-	SrcPort, DstPort uint16 // TCP, UDP
+	SrcPort, DstPort uint16 // TCP, UDP and the others of hasPorts
 	TCPFlags         uint8
 	ICMPType         uint8 // ICMP or ICMPv6
 	ICMPCode         uint8
@@ -396,8 +399,22 @@ func (p *Packet) parseTransport(at int) Reason {
 		if p.FragHdr && p.IsIPv6() && (p.ICMPType == 148 || p.ICMPType == 149) { // RFC 6980 5: SEND's certification paths as well
 			return NDFragment
 		}
+	case p.hasPorts():
+		if len(b) < 4 {
+			return short
+		}
+		p.SrcPort, p.DstPort = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
 	}
 	return None
+}
+
+// hasPorts tells whether the transport header begins with two ports (RFC 9293 3.1, RFC 768, RFC 9260 3.1, RFC 4340 5.1, RFC 3828 3.1).
+func (p *Packet) hasPorts() bool {
+	switch p.Proto {
+	case ProtoTCP, ProtoUDP, ProtoSCTP, ProtoDCCP, ProtoUDPLite:
+		return true
+	}
+	return false
 }
 
 // checkOffload tests that the metadata fits the frame that it came with, since the egress kernel will act on it: a guest of KVM
@@ -462,6 +479,8 @@ func (p *Packet) checksumFits() bool {
 			return p.Proto == ProtoICMPv6 && p.CsumOffset == 2
 		}
 		header = 8
+	case p.hasPorts():
+		header = 4
 	}
 	return field >= p.L4+header
 }

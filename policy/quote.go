@@ -59,10 +59,10 @@ func (p *Packet) quoted() (q Packet, l4 []byte, ok bool) {
 		return q, nil, false
 	}
 	q.EtherType, q.L4 = p.EtherType, p.L4+8
-	switch q.Proto {
-	case ProtoTCP, ProtoUDP:
+	switch {
+	case q.hasPorts():
 		q.SrcPort, q.DstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
-	case ProtoICMP, ProtoICMPv6:
+	case q.Proto == ProtoICMP, q.Proto == ProtoICMPv6:
 		q.ICMPType, q.ICMPCode, q.EchoID = l4[0], l4[1], binary.BigEndian.Uint16(l4[4:])
 	}
 	return q, l4, true

@@ -200,8 +200,9 @@ func (c *tcpConn) syn(s int, g *segment) (r Reason, quiet bool) {
 	x := &c.side[s]
 	heard := c.side[1].flags&sideSYN != 0
 	switch {
-	case !heard && s == 0: // again, or with another number: nobody has answered yet
+	case !heard && s == 0: // again, or with another number: nobody has answered yet, and asking keeps nothing alive
 		c.open(g)
+		return None, true
 	case !heard: // simultaneous open (RFC 9293 3.5, figure 7)
 		c.answer(g)
 	case g.seq == x.iss:

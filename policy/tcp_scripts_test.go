@@ -250,6 +250,42 @@ var tcpScripts = []struct{ name, ref, script string }{
 		< SA 0 ack 1 | syn-received
 		wait 4m
 		> A 1 ack 1 | no-flow -`},
+	// What netfilter's own tests of its tracking play, in our numbers.
+	{"an old connection's SYN+ACK, then the right one, far away", "netfilter's conntrack_synack_old", `
+		> S 0 win 65535 ws 8 | new syn-sent
+		< SA 145824453 ack 643160523 win 240 ws 0 | tcp-window syn-sent
+		< RA 145824454 ack 643160523 | tcp-window syn-sent
+		> S 0 win 65535 ws 8 | syn-sent
+		< SA 145758918 ack 1 win 250 ws 0 | syn-received
+		> PA 1 ack 145758919 len 1 win 256 | established
+		< A 145758919 ack 2 win 250 | established`},
+	{"another SYN, the answer to the first connection, its reset", "netfilter's conntrack_synack_reuse", handshake + `
+		> PA 1 ack 1 len 100 | established
+		< A 1 ack 101 | established
+		> S 2000 ws 7 | established
+		< A 1 ack 101 | established
+		> RA 101 ack 1 | closed
+		> S 2000 ws 0 | new syn-sent
+		< SA 900000 ack 2001 | syn-received
+		> A 2001 ack 900001 | established`},
+	{"a reset for what is closing, not exact", "netfilter's conntrack_inexact_rst", handshake + `
+		< A 1 ack 1 len 3000 | established
+		> A 1 ack 3001 | established
+		> PA 1 ack 3001 len 1000 | established
+		< FA 3001 ack 1001 | fin-wait
+		> A 1001 ack 3002 | close-wait
+		> RA 1001 ack 3002 | closed
+		< R 2001 | closed`},
+	{"SYN again and again, nobody answers", "attack 72; netfilter's conntrack_tcp_unreplied", `
+		> S 0 | new syn-sent
+		wait 3m
+		> S 0 | syn-sent
+		> S 7000 | syn-sent
+		wait 50s
+		> S 7000 | syn-sent
+		wait 10s
+		< SA 0 ack 7001 | no-flow -
+		> S 7000 | new syn-sent`},
 	{"what only passes keeps nothing alive", "RFC 5382 5", handshake + `
 		wait 2h3m
 		> S 0 | established

@@ -38,7 +38,7 @@ func (e flowEnds) frame(back bool, proto uint8, l4 []byte, edit func(ip []byte))
 		src, dst = dst, src
 	}
 	l4 = append([]byte(nil), l4...)
-	if proto == ProtoTCP || proto == ProtoUDP {
+	if (&Packet{Proto: proto}).hasPorts() {
 		ports(l4, src.Port(), dst.Port())
 	}
 	if src.Addr().Is4() {

@@ -92,7 +92,8 @@ var Attacks = []Attack{
 	{Number: 68, Section: "I", Title: "packets about which no error may be sent", Source: "RFC 1812 4.3.2.7; RFC 4443 2.4(e)"},
 	{Number: 70, Section: "I", Title: "every ICMP and ICMPv6 type", Source: "RFC 4890 4.3; RFC 6918"},
 
-	{Number: 71, Section: "J", Title: "to pass without a state, or by another's", Source: "RFC 5961 3; RFC 5382 4"},
+	{Number: 71, Section: "J", Title: "to pass without a state, or by another's", Source: "RFC 5961 3; RFC 5382 4",
+		Departs: "A reset passes if its number lies between what its receiver has acknowledged and what its sender has sent: which of them is exact, the receiver alone knows"},
 	{Number: 72, Section: "J", Title: "to use up the state of others", Source: "RFC 4987 2"},
 
 	{Number: 76, Section: "K", Title: "services on the router's own addresses", Source: "RFC 6192 3"},

@@ -51,6 +51,7 @@ func answer(name, ref string, from Place, f, out Frame) Case {
 // All is every row.
 func All() []Case {
 	return slices.Concat(Forward(), Guards(), neighbours(), Errors(), Local(),
+		State(), // before what leaves flows of every protocol behind
 		Ethernet(), Lengths(), Checksums(), IPv4(), Hairpin(), Protocols(), IPv6(), LinkLocals())
 }
 

@@ -302,7 +302,7 @@ func DF(l gopacket.SerializableLayer) { l.(*layers.IPv4).Flags = layers.IPv4Dont
 // TCP makes a segment with n bytes of payload.
 func TCP(dst, src policy.MAC, from, to netip.AddrPort, flags uint8, seq, ack uint32, n int, edit ...func(gopacket.SerializableLayer)) []byte {
 	t := &layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), Seq: seq, Ack: ack, Window: 65535,
-		FIN: flags&1 != 0, SYN: flags&2 != 0, RST: flags&4 != 0, PSH: flags&8 != 0, ACK: flags&16 != 0, URG: flags&32 != 0}
+		FIN: flags&1 != 0, SYN: flags&2 != 0, RST: flags&4 != 0, PSH: flags&8 != 0, ACK: flags&16 != 0, URG: flags&32 != 0, ECE: flags&64 != 0, CWR: flags&128 != 0}
 	var l gopacket.SerializableLayer
 	e := layers.EthernetTypeIPv4
 	if from.Addr().Is4() {
