@@ -74,6 +74,27 @@ func (t *FlowTable) firstFragment(p *Packet, flow FlowRef, from Side, now time.D
 	return true, None
 }
 
+// Overlaps tells whether a first fragment, whose flow is here or elsewhere, is of a datagram that does not pass any more, for which it may be the
+// reason.
+func (t *FlowTable) Overlaps(p *Packet, from Side, now time.Duration) bool {
+	key, _, ok := p.FlowKey()
+	if !ok {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now = t.clock(now)
+	if t.datagram(p, from, now) == nil {
+		return false
+	}
+	var ref FlowRef
+	if i := t.find(&key, uint32(maphash.Comparable(t.seed, key))); i != 0 && !t.at(i).expired(now) {
+		ref = FlowRef{i, t.at(i).serial}
+	}
+	_, r := t.firstFragment(p, ref, from, now)
+	return r != None
+}
+
 // follow remembers a datagram whose first fragment has passed.
 func (t *FlowTable) follow(p *Packet, flow FlowRef, dir int, from Side, now time.Duration) {
 	if t.datagrams == nil {

@@ -130,6 +130,9 @@ func Fragments() (rows []Case) {
 		}
 		bad := func(reason policy.Reason, f Frame) Case { return drop("", "", w.from, reason, f) }
 		rows = append(rows, w.tinyFragments(next)...)
+		if w.to == Two {
+			rows = append(rows, w.twoFlows(next)...)
+		}
 		for _, o := range overlaps {
 			n := next()
 			c := bad(policy.FragmentOverlap, w.part(n, o.bad[0])).times(uint64(len(o.bad)))
@@ -190,6 +193,22 @@ func Fragments() (rows []Case) {
 			gaps = gaps.after(w.from, w.part(n, part{16 * i, 16*i + 8, false}))
 		}
 		add("case 61", "more pieces with gaps than are remembered", gaps)
+	}
+	return rows
+}
+
+// twoFlows are datagrams of a guest to another with two first fragments, of a flow that it has opened and of one that the other has opened.
+func (w way) twoFlows(next func() uint16) (rows []Case) {
+	back := way{"", w.to, w.from, w.dst, w.src}
+	theirs := back.packet(policy.ProtoUDP, append([]byte{0x2e, 0xe0, 0x2e, 0xe1, 0, 16, 1, 1}, pay(8)...))
+	for _, own := range []bool{true, false} {
+		id := next()
+		first, other := w.part(id, part{0, 80, false}), w.fragment(policy.ProtoUDP, id, 0, true, append([]byte{0x2e, 0xe1, 0x2e, 0xe0, 0x0f, 0xa0, 0, 0}, pay(80)...))
+		if !own {
+			first, other = other, first
+		}
+		rows = append(rows, drop(fmt.Sprintf("two first fragments, of an own flow first: %v, %s", own, w.name), "case 59; RFC 5722 4", w.from, policy.FragmentOverlap, other).
+			then(w.part(id, part{88, 100, true}), first).times(3).after(w.to, theirs).after(w.from, w.packet(policy.ProtoUDP, udpBytes)).after(w.from, first))
 	}
 	return rows
 }
