@@ -196,6 +196,10 @@ func (e *Engine) Decide(p *Packet, from, to End, now time.Duration) Verdict {
 // side: the one that has ended refuses what the other admits.
 func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, admit func() Reason) (owner *guestEngine, known bool) {
 	var found FlowHit
+	if e.overlaps(p, from, to, now) {
+		e.unfit(v, from, to, FragmentOverlap)
+		return nil, true
+	}
 	for _, end := range [2]End{from, to} {
 		if end.Guest == nil {
 			continue
@@ -219,6 +223,18 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, a
 		v.follow(&found, from, to)
 	}
 	return owner, known
+}
+
+// overlaps tells whether a first fragment is of a datagram whose other first fragment has passed, by the flow of another table than its own: each
+// table tells by itself whether fragments of its own flows overlap.
+func (e *Engine) overlaps(p *Packet, from, to End, now time.Duration) (bad bool) {
+	if !p.Fragment || p.L4 == 0 || from.Guest == nil || to.Guest == nil {
+		return false
+	}
+	for _, end := range [2]End{from, to} {
+		bad = e.guests[end.Guest.ID].table.Overlaps(p, from.side(), now) || bad
+	}
+	return bad
 }
 
 // follow takes what a flow knows of the rules for its packets.

@@ -1,13 +1,17 @@
 package policy
 
-import "time"
+import (
+	"hash/maphash"
+	"slices"
+	"time"
+)
 
 const (
 	// FragmentIdle is how long later fragments may follow their first. Reassembly takes up to 60 s (RFC 8200 4.5), but what has
 	// not come after half of that is lost.
 	FragmentIdle = 30 * time.Second
 
-	// MaxDatagrams is how many datagrams of a guest may be on their way in pieces; the oldest goes first.
+	// MaxDatagrams is how many datagrams of a guest, in both directions, may be on their way in pieces. Of whom most are from loses its oldest.
 	MaxDatagrams = 64
 
 	// maxRanges bounds the pieces of a datagram that leave gaps between them.
@@ -23,7 +27,9 @@ type datagram struct {
 	v6       bool
 	bad      bool // overlapped; nothing of it passes any more (RFC 5722 4)
 	dir      uint8
-	n        uint8  // of ranges
+	n        uint8 // of ranges
+	side     uint8 // where it comes from, and from whom: see place
+	addr     uint8
 	first    uint16 // bytes in the first fragment
 	total    uint16 // known from the last fragment; 0 before
 	from     Side
@@ -68,23 +74,68 @@ func (t *FlowTable) firstFragment(p *Packet, flow FlowRef, from Side, now time.D
 	return true, None
 }
 
+// Overlaps tells whether a first fragment, whose flow is here or elsewhere, is of a datagram that does not pass any more, for which it may be the
+// reason.
+func (t *FlowTable) Overlaps(p *Packet, from Side, now time.Duration) bool {
+	key, _, ok := p.FlowKey()
+	if !ok {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now = t.clock(now)
+	if t.datagram(p, from, now) == nil {
+		return false
+	}
+	var ref FlowRef
+	if i := t.find(&key, uint32(maphash.Comparable(t.seed, key))); i != 0 && !t.at(i).expired(now) {
+		ref = FlowRef{i, t.at(i).serial}
+	}
+	_, r := t.firstFragment(p, ref, from, now)
+	return r != None
+}
+
 // follow remembers a datagram whose first fragment has passed.
 func (t *FlowTable) follow(p *Packet, flow FlowRef, dir int, from Side, now time.Duration) {
 	if t.datagrams == nil {
 		t.datagrams = new([MaxDatagrams]datagram)
 	}
-	d := &t.datagrams[0]
-	for i := range t.datagrams {
-		if t.datagrams[i].expires < d.expires {
-			d = &t.datagrams[i]
-		}
-	}
+	d := t.place(now)
 	*d = datagram{src: p.Src.As16(), dst: p.Dst.As16(), id: p.FragID, v6: p.IsIPv6(), dir: uint8(dir), from: from, flow: flow,
-		first: uint16(p.FragLen), expires: now + FragmentIdle, n: 1}
+		first: uint16(p.FragLen), expires: now + FragmentIdle, n: 1,
+		side: uint8(from % MaxDatagrams), addr: uint8(maphash.Comparable(t.seed, p.Src) % MaxDatagrams)}
 	if !d.v6 {
 		d.proto = p.Proto
 	}
 	d.ranges[0] = byteRange{0, d.first}
+}
+
+// place is where the next datagram goes: to a free place, or instead of the oldest datagram of the sender that has most of them, on the side
+// that has most. So first fragments without end from one host, or from the uplink under many addresses, cost others none of theirs.
+func (t *FlowTable) place(now time.Duration) *datagram {
+	var sides, addrs [MaxDatagrams]uint8
+	for i := range t.datagrams {
+		d := &t.datagrams[i]
+		if d.expires <= now {
+			return d
+		}
+		sides[d.side]++
+	}
+	most := slices.Max(sides[:])
+	for i := range t.datagrams {
+		if d := &t.datagrams[i]; sides[d.side] == most {
+			addrs[d.addr]++
+		}
+	}
+	mostOf := slices.Max(addrs[:])
+	var oldest *datagram
+	for i := range t.datagrams {
+		d := &t.datagrams[i]
+		if sides[d.side] == most && addrs[d.addr] == mostOf && (oldest == nil || d.expires < oldest.expires) {
+			oldest = d
+		}
+	}
+	return oldest
 }
 
 // laterFragment passes a fragment on the flow of its first.

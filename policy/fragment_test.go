@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -256,5 +257,86 @@ func TestFragmentFlow(t *testing.T) {
 	}
 	if got := play(piece{160, 200, true, ""}, 20*time.Second); got != "miss" {
 		t.Error(got)
+	}
+}
+
+// Whoever floods a guest with first fragments loses its own: one host, the uplink under any number of addresses, another guest, or the guest itself.
+func TestFragmentShares(t *testing.T) {
+	const own, other = SideGuest, SideGuest + 1
+	guest, remote := "192.0.2.10", "198.51.100.7"
+	type sender struct {
+		from Side
+		e    flowEnds
+	}
+	senders := map[string]sender{
+		"itself": {own, ends(guest+":40000", remote+":53")}, "a host": {SideUplink, ends(remote+":53", guest+":53")},
+		"another host": {SideUplink, ends("198.51.100.8:53", guest+":53")}, "another guest": {other, ends("192.0.2.11:53", guest+":53")},
+	}
+	play := func(table *FlowTable, s sender, p *Packet, now time.Duration) string {
+		hit, ok := table.Lookup(p, s.from, now)
+		if !ok && p.L4 != 0 {
+			_, hit.Reason = table.Create(p, s.from, own, 1, 1, now)
+		} else if !ok {
+			return "miss"
+		}
+		if hit.Reason != None {
+			return hit.Reason.String()
+		}
+		return "ok"
+	}
+	for flooder, f := range senders {
+		for _, spoofed := range []bool{false, true} {
+			if spoofed && f.from != SideUplink {
+				continue
+			}
+			table := NewFlowTable(100000, NewFlowBudget(100000))
+			now := time.Hour
+			for id := range uint32(5) {
+				for name, s := range senders {
+					if got := play(table, s, fragmentOf(t, s.e, 17, id, piece{0, 80, false, ""}), now); got != "ok" {
+						t.Fatalf("%s: %s", name, got)
+					}
+				}
+			}
+			for id := range uint32(1000) {
+				s := f
+				if spoofed {
+					s.e.src = netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(id >> 8), byte(id)}), 53)
+				}
+				now += time.Microsecond
+				if got := play(table, s, fragmentOf(t, s.e, 17, 100+id, piece{0, 80, false, ""}), now); got != "ok" {
+					t.Fatal(got)
+				}
+			}
+			for id := range uint32(5) {
+				for name, s := range senders {
+					if got := play(table, s, fragmentOf(t, s.e, 17, id, piece{80, 100, true, ""}), now); name != flooder && got != "ok" && !(spoofed && s.from == SideUplink) {
+						t.Errorf("a flood from %s (spoofed: %v) costs %s datagram %d: %s", flooder, spoofed, name, id, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Fragments of any number of datagrams take the memory of as many as are remembered, once.
+func TestFragmentAllocatesNothing(t *testing.T) {
+	e := ends("192.0.2.10:40000", "198.51.100.7:53")
+	table := NewFlowTable(10, NewFlowBudget(10))
+	first, later := fragmentOf(t, e, 17, 0, piece{0, 80, false, ""}), fragmentOf(t, e, 17, 0, piece{80, 100, true, ""})
+	playFragment(table, first, time.Hour)
+	id := uint32(0)
+	if n := testing.AllocsPerRun(200000, func() {
+		id++
+		first.FragID, later.FragID = id, id
+		if id%2 == 0 {
+			later.FragID = id + 1<<31
+		}
+		if r := playFragment(table, first, time.Hour); r != "ok" {
+			t.Fatal(r)
+		}
+		playFragment(table, later, time.Hour)
+	}); n != 0 {
+		t.Errorf("%v allocations for each", n)
 	}
 }

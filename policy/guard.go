@@ -249,6 +249,9 @@ func (v *View) FromHost(p *Packet) Reason {
 // destination refuses what no router forwards, whoever sent it. The router's link-local address on the uplink is there alone.
 func (v *View) destination(p *Packet, uplink bool) Reason {
 	own := v.Own[p.Dst] && !(uplink && p.Dst.IsLinkLocalUnicast()) || uplink && p.Dst == v.UplinkLL
+	if p.RH0 && !(own && p.IsEchoRequest()) { // who is its destination answers (RFC 5095 3)
+		return RoutingHeader
+	}
 	if p.Src.IsLinkLocalUnicast() && !own && !p.Dst.IsMulticast() {
 		return LinkLocal
 	}
@@ -280,7 +283,8 @@ func (v *View) destination(p *Packet, uplink bool) Reason {
 
 // icmpType refuses what a router does not pass, whatever the rules say: all but errors and echo. Of IPv4 that is redirect, source quench
 // (RFC 6633), router discovery, timestamps and what RFC 6918 deprecates; of IPv6 (RFC 4890 4.3 and 4.4) what is for the link, router
-// renumbering, node information, mobility, experiments and what nobody has assigned.
+// renumbering, node information, mobility, experiments and what nobody has assigned, codes of time exceeded and parameter problem (RFC 4443, 7112,
+// 8883, 8986) among it. All codes of packet too big pass, since nobody looks at them.
 func icmpType(p *Packet) Reason {
 	if p.L4 == 0 {
 		return None
@@ -295,8 +299,8 @@ func icmpType(p *Packet) Reason {
 		}
 		return ICMPType
 	case p.IsIPv6() && p.Proto == ProtoICMPv6:
-		switch p.ICMPType {
-		case 1, 2, 3, 4, 128, 129:
+		switch t := p.ICMPType; {
+		case t == 1, t == 2, t == 3 && p.ICMPCode <= 1, t == 4 && p.ICMPCode <= 10, t == 128, t == 129:
 			return None
 		}
 		return ICMPType

@@ -39,6 +39,12 @@ func (p *Packet) parseND() Reason {
 	if p.TTL != 255 {
 		return NDHopLimit
 	}
+	if p.RH0 {
+		return RoutingHeader
+	}
+	if p.HopOption != 0 {
+		return IPv6Option
+	}
 	b := p.Frame[p.L4:]
 	if p.ICMPCode != 0 || p.Routed { // ND goes one hop
 		return NDMalformed

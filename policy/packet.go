@@ -86,6 +86,11 @@ type Packet struct {
 	More     bool       // more fragments follow
 	FragID   uint32
 
+	RH0        bool // has a type 0 routing header
+	HopOption  int  // offset from the IPv6 header of a hop-by-hop option for which every router drops the packet; 0: none
+	EndProblem int  // the same for its destination: of a destination option, or of a routing type that it is to follow; <0: malformed options
+	EndRouting bool // it is a routing type
+
 	SrcPort, DstPort uint16 // TCP, UDP and the others of hasPorts
 	TCPFlags         uint8
 	ICMPType         uint8 // ICMP or ICMPv6
@@ -235,26 +240,6 @@ func (p *Packet) parseIPv4() Reason {
 	return p.parseTransport(EthernetLen + ihl)
 }
 
-// ipv4Options walks the options of an IPv4 header (RFC 791 3.1).
-func ipv4Options(b []byte) Reason {
-	for len(b) > 0 {
-		switch b[0] {
-		case 0:
-			return None
-		case 1:
-			b = b[1:]
-			continue
-		case 131, 137: // LSRR, SSRR: RFC 7126 4.3 and 4.4 advise to drop
-			return SourceRoute
-		}
-		if len(b) < 2 || b[1] < 2 || int(b[1]) > len(b) {
-			return Malformed
-		}
-		b = b[b[1]:]
-	}
-	return None
-}
-
 // checkFragment tests what a single fragment shows: its payload and the header that counts toward the 65535 bytes of the
 // whole. How fragments overlap takes memory, and is the flow table's matter.
 func (p *Packet) checkFragment(payload, header int) Reason {
@@ -332,17 +317,15 @@ func (p *Packet) parseChain(b []byte) Reason {
 			if p.FragOff > 0 {
 				return None
 			}
-		case ProtoRouting:
-			if b[at+2] == 0 {
-				return RoutingHeader
-			}
-			p.Routed = p.Routed || b[at+3] != 0
 		}
 		if at-IPv6Len+size > MaxChain || headers >= MaxHeaders {
 			return HeaderChain
 		}
 		if at+size > len(b) {
 			return p.cutChain()
+		}
+		if r := p.noteHeader(next, b[:at+size], at); r != None {
+			return r
 		}
 		next, at = b[at], at+size
 	}

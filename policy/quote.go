@@ -7,6 +7,12 @@ import (
 	"time"
 )
 
+// The smallest MTUs that links have, in bytes (RFC 791 3.2, RFC 8200 5).
+const (
+	minMTU4 = 68
+	minMTU6 = 1280
+)
+
 // Related finds the flow that an ICMP or ICMPv6 error is about. The packet that it quotes must be one that the flow may have sent
 // (RFC 5927 4), and the error must come from where that packet went and go to whom that packet was from. It refreshes and counts
 // nothing. Errors about nothing are Unrelated. Reply and Next are those of the error's own direction.
@@ -45,7 +51,7 @@ func (t *FlowTable) Related(p *Packet, from Side, now time.Duration) (hit FlowHi
 // of which there are 8 bytes at least. Only errors that hosts may get from afar have one: RFC 1122 3.2.2 without Source Quench
 // (RFC 6633) and Redirect, RFC 4443 3. None of them is ever sent in fragments.
 func (p *Packet) quoted() (q Packet, l4 []byte, ok bool) {
-	if p.L4 == 0 || p.Fragment || len(p.Frame) < p.L4+8 {
+	if p.L4 == 0 || p.Fragment || len(p.Frame) < p.L4+8 || !p.possibleMTU() {
 		return q, nil, false
 	}
 	b := p.Frame[p.L4+8:]
@@ -66,6 +72,20 @@ func (p *Packet) quoted() (q Packet, l4 []byte, ok bool) {
 		q.ICMPType, q.ICMPCode, q.EchoID = l4[0], l4[1], binary.BigEndian.Uint16(l4[4:])
 	}
 	return q, l4, true
+}
+
+// possibleMTU tells whether what an error says of a next hop's MTU can be: hosts must not believe less than 1280 in IPv6 (RFC 8201 4), and no
+// IPv4 link takes less than 68 (RFC 791 3.2). Routers from before RFC 1191 say 0.
+func (p *Packet) possibleMTU() bool {
+	b := p.Frame[p.L4+4 : p.L4+8]
+	switch {
+	case p.IsIPv6() && p.ICMPType == 2:
+		return binary.BigEndian.Uint32(b) >= minMTU6
+	case p.IsIPv4() && p.ICMPType == 3 && p.ICMPCode == 4:
+		mtu := binary.BigEndian.Uint16(b[2:])
+		return mtu == 0 || mtu >= minMTU4
+	}
+	return true
 }
 
 // quotedIPv4 reads an IPv4 header. Its length and checksum are not tested: routers on the way have changed it.

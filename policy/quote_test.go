@@ -18,7 +18,11 @@ func TestRelated(t *testing.T) {
 		if to.Addr().Is6() {
 			proto, from = ProtoICMPv6, router6
 		}
-		return flowEnds{from, to}.packet(t, false, proto, cat([]byte{typ, code, 0, 0, 0, 0, 0, 0}, in))
+		return flowEnds{from, to}.packet(t, false, proto, cat([]byte{typ, code, 0, 0, 0, 0, 5, 120}, in))
+	}
+	mtu := func(p *Packet, n uint32) *Packet {
+		binary.BigEndian.PutUint32(p.Frame[p.L4+4:], n)
+		return p
 	}
 	ip := func(e flowEnds, back bool, proto uint8, l4 []byte, edit func([]byte)) []byte {
 		return e.frame(back, proto, l4, edit)[EthernetLen:]
@@ -76,6 +80,15 @@ func TestRelated(t *testing.T) {
 		{"IPv4 options", errorTo(four.src, 3, 4, options(seg(four, false, base0+1))), uplink, true},
 		{"IPv4 options, cut", errorTo(four.src, 3, 4, options(seg(four, false, base0+1))[:27]), uplink, false},
 		{"a header length of 16", errorTo(four.src, 3, 4, ip(four, false, 6, tcpBytes(tcpACK, base0+1, 1, 1, 8), func(b []byte) { b[0] = 0x44 })), uplink, false},
+		{"an MTU of 0, from before RFC 1191", mtu(errorTo(four.src, 3, 4, datagram(four, false)), 0), uplink, true},
+		{"an MTU of 1", mtu(errorTo(four.src, 3, 4, datagram(four, false)), 1), uplink, false},
+		{"an MTU of 67", mtu(errorTo(four.src, 3, 4, datagram(four, false)), 67), uplink, false},
+		{"an MTU of 68", mtu(errorTo(four.src, 3, 4, datagram(four, false)), 68), uplink, true},
+		{"67 in an error that has no MTU", mtu(errorTo(four.src, 3, 3, datagram(four, false)), 67), uplink, true},
+		{"an MTU of 0, IPv6", mtu(errorTo(six.src, 2, 0, datagram(six, false)), 0), uplink, false},
+		{"an MTU of 1279", mtu(errorTo(six.src, 2, 0, datagram(six, false)), 1279), uplink, false},
+		{"an MTU of 1280", mtu(errorTo(six.src, 2, 0, datagram(six, false)), 1280), uplink, true},
+		{"1279 in an error that has no MTU", mtu(errorTo(six.src, 1, 0, datagram(six, false)), 1279), uplink, true},
 		{"what is on its way", errorTo(four.src, 3, 4, seg(four, false, base0+501)), uplink, true},
 		{"its end", errorTo(four.src, 3, 4, seg(four, false, base0+1001)), uplink, true},
 		{"a number not sent yet", errorTo(four.src, 3, 4, seg(four, false, base0+1002)), uplink, false},

@@ -14,6 +14,7 @@ const (
 	EtherType
 	HeaderChain
 	RoutingHeader
+	IPv6Option
 	SourceRoute
 	TinyFragment
 	OversizeFrag
@@ -92,7 +93,8 @@ var reasons = [Reasons]struct{ word, text string }{
 	VLAN:          {"vlan", "802.1Q or 802.1ad tag, in the frame or stripped from it"},
 	EtherType:     {"ethertype", "Neither ARP, IPv4 nor IPv6; 802.3 with LLC"},
 	HeaderChain:   {"header-chain", "More than 10 IPv6 extension headers or 512 bytes of them, or cut off by fragmentation"},
-	RoutingHeader: {"routing-header", "IPv6 routing header type 0 (RFC 5095)"},
+	RoutingHeader: {"routing-header", "IPv6 routing header type 0 (RFC 5095), or any that the router itself is to follow"},
+	IPv6Option:    {"ipv6-option", "A hop-by-hop option, or one to the router itself, that wants its packet dropped by who does not know it (RFC 8200 4.2)"},
 	SourceRoute:   {"source-route", "IPv4 loose or strict source route"},
 	TinyFragment:  {"tiny-fragment", "A first fragment without its whole transport header (RFC 1858, RFC 7112), or one that would rewrite it (RFC 3128)"},
 	OversizeFrag:  {"oversize-fragment", "A fragment that ends beyond 65535 bytes"},
@@ -128,7 +130,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	FragmentOverlap: {"fragment-overlap", "A fragment of a datagram that has overlapping ones (RFC 5722)"},
 	FragmentOrphan:  {"fragment-orphan", "A fragment whose first one has not passed"},
 	FragmentLimit:   {"fragment-limit", "A fragment of a datagram in too many pieces out of order"},
-	Unrelated:       {"icmp-unrelated", "An ICMP error about nothing that a flow has sent"},
+	Unrelated:       {"icmp-unrelated", "An ICMP error about nothing that a flow has sent, or with an MTU that no link has"},
 	EgressPolicy:    {"egress-policy", "What the sender's egress rules or their default refuse"},
 	IngressPolicy:   {"ingress-policy", "What the receiver's ingress rules or their default refuse"},
 	LimitPackets:    {"limit-packets", "More packets than the policy's limit"},

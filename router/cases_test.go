@@ -230,3 +230,6 @@ func TestCases(t *testing.T) {
 		})
 	}
 }
+
+// frameOf is a frame without offloads.
+func frameOf(b []byte) *stack.Frame { return stacktest.Frame(b, policy.Offload{}) }

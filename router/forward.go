@@ -23,6 +23,8 @@ func (w *worker) forward(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	switch {
 	case reason != policy.None:
 		w.drop(from, reason)
+	case p.HopOption != 0:
+		w.refuseOption(p, from, to, p.HopOption)
 	case t == toRouter:
 		w.local(f, p, from)
 	case t == toHost:
@@ -31,6 +33,14 @@ func (w *worker) forward(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 		w.toUplink(f, p, from)
 	default:
 		w.toGuest(f, p, from, to)
+	}
+}
+
+// refuseOption drops a packet for an IPv6 option and tells its sender, where the option says so.
+func (w *worker) refuseOption(p *policy.Packet, from, to *policy.Guest, at int) {
+	w.dropBetween(from, to, policy.IPv6Option)
+	if p.TellOption(at) {
+		w.report(p, from, stack.UnknownOption(at))
 	}
 }
 
@@ -87,6 +97,13 @@ func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	switch {
 	case w.world.Held[p.Dst] && w.followsToHost(p, from):
 		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
+	case p.EndProblem < 0:
+		w.drop(from, policy.Malformed)
+	case p.EndRouting: // RFC 8200 4.4: it follows none, of type 0 as of others (RFC 5095 3)
+		w.drop(from, policy.RoutingHeader)
+		w.report(p, from, stack.HeaderField(p.EndProblem))
+	case p.EndProblem > 0:
+		w.refuseOption(p, from, nil, p.EndProblem)
 	case !w.limits.echo(from, w.side):
 		w.drop(from, policy.RouterLimit)
 	case f.Flags&policy.NeedsCsum == 0 && !intact(p):

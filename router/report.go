@@ -1,7 +1,9 @@
 package router
 
 import (
+	"math/rand/v2"
 	"net/netip"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -11,13 +13,21 @@ import (
 
 // Shares per guest and second, with bursts of the same size. Where no guest is concerned there is one more share.
 const (
-	errorsPerSecond     = 100  // ICMP errors; a traceroute sends three a hop
-	tooBigPerSecond     = 100  // of their own, since path MTU discovery dies without them
+	errorsPerSecond     = 100  // ICMP errors, on average; a traceroute sends three a hop
+	tooBigPerSecond     = 100  // the same, of their own, since path MTU discovery dies without them
 	echoPerSecond       = 1000 // echo requests to the router
 	neighbourPerSecond  = 200  // answers to ARP and NS
 	newNextHopPerSecond = 20   // hosts on the uplink's own link
 	answersPerSecond    = 200  // to the uplink, for the guest's addresses; as many to the gateways alone
 )
+
+// errorCost is what an error takes from its share on average. How much it really takes is a matter of chance, so that nobody can tell from what
+// is left of the share of a guest how many errors others were sent about packets for it (CVE-2020-25705).
+const errorCost = 2
+
+func allowError(bucket *rate.Limiter) bool {
+	return bucket.AllowN(time.Now(), 1+rand.IntN(2*errorCost-1))
+}
 
 // limits are token buckets, one set a guest; the last is for what no guest is behind.
 type limits struct {
@@ -31,8 +41,8 @@ type limitSet struct {
 
 func newLimitSet() limitSet {
 	bucket := func(n int) *rate.Limiter { return rate.NewLimiter(rate.Limit(n), n) }
-	return limitSet{errors: bucket(errorsPerSecond), errorsToGuest: bucket(errorsPerSecond), tooBig: bucket(tooBigPerSecond),
-		tooBigToGuest: bucket(tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond), answers: bucket(answersPerSecond),
+	return limitSet{errors: bucket(errorCost * errorsPerSecond), errorsToGuest: bucket(errorCost * errorsPerSecond), tooBig: bucket(errorCost * tooBigPerSecond),
+		tooBigToGuest: bucket(errorCost * tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond), answers: bucket(answersPerSecond),
 		answersToGateway: bucket(answersPerSecond)}
 }
 
@@ -63,7 +73,7 @@ func (w *worker) report(p *policy.Packet, from *policy.Guest, e stack.ICMPError)
 	if !stack.MayReport(p) {
 		return
 	}
-	if !w.mayReport(p, from, e.Info != 0) {
+	if !w.mayReport(p, from, e.IsTooBig()) {
 		return
 	}
 	about := p.Src
@@ -71,6 +81,9 @@ func (w *worker) report(p *policy.Packet, from *policy.Guest, e stack.ICMPError)
 		about = p.Dst
 	}
 	src := w.world.gatewayAddress(about, from != nil)
+	if w.world.Own[p.Dst] || p.Dst == w.world.UplinkLL { // RFC 4443 2.2 (a): it was spoken to
+		src = p.Dst
+	}
 	if !src.IsValid() || src.Is4() != p.Src.Is4() {
 		return
 	}
@@ -94,7 +107,7 @@ func (w *worker) mayReport(p *policy.Packet, from *policy.Guest, tooBig bool) bo
 	case tooBig:
 		bucket = set.tooBig
 	}
-	return bucket.Allow()
+	return allowError(bucket)
 }
 
 // sendError puts an error on the link that the packet came from.

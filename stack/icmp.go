@@ -27,6 +27,15 @@ var (
 // TooBig is fragmentation needed (RFC 1191 4) or packet too big (RFC 4443 3.2) for the next hop's MTU in bytes.
 func TooBig(mtu int) ICMPError { return ICMPError{Type4: 3, Code4: 4, Type6: 2, Info: uint32(mtu)} }
 
+// UnknownOption is parameter problem about an IPv6 option at an offset of the packet (RFC 4443 3.4).
+func UnknownOption(at int) ICMPError { return ICMPError{Type6: 4, Code6: 2, Info: uint32(at)} }
+
+// HeaderField is parameter problem about a field at an offset of the packet.
+func HeaderField(at int) ICMPError { return ICMPError{Type6: 4, Info: uint32(at)} }
+
+// IsTooBig tells whether the error says that the packet is too big.
+func (e ICMPError) IsTooBig() bool { return e.Type6 == 2 }
+
 // MayReport tells whether an error about a packet may be sent at all: never about an error, a later fragment, a frame to
 // many, or a packet whose source or destination is not one host (RFC 1812 4.3.2.7, RFC 4443 2.4(e)).
 func MayReport(p *policy.Packet) bool {

@@ -52,7 +52,8 @@ func answer(name, ref string, from Place, f, out Frame) Case {
 func All() []Case {
 	return slices.Concat(Forward(), Guards(), neighbours(), Errors(), Local(),
 		State(), // before what leaves flows of every protocol behind
-		Ethernet(), Lengths(), Checksums(), IPv4(), Hairpin(), Protocols(), IPv6(), LinkLocals())
+		Ethernet(), Lengths(), Checksums(), IPv4(), Hairpin(), Protocols(), IPv6(), LinkLocals(),
+		Fragments(), Headers(), PathMTU(), Silence(), HopLimits(), ICMPTypes())
 }
 
 // neighbours are rows of what neighbours on a link say, and of what only pretends to be that. One of each sort is also under the reference's
