@@ -222,7 +222,8 @@ func passingWays() (rows []wayRow) {
 		}
 		datagram := out(e, ProtoUDP, udp(8))
 		rows = append(rows, []wayRow{
-			{"TCP, both ways", None, append(opened(e), out(e, ProtoTCP, tcpBytes(tcpACK, 1, 1, 1000, 100)), back(e, ProtoTCP, tcpBytes(tcpACK, 1, 101, 1000, 100)))},
+			{"TCP, both ways", None, append(opened(e), out(e, ProtoTCP, tcpBytes(tcpACK, 1, 1, 1000, 100)),
+				back(e, ProtoTCP, tcpBytes(tcpACK, 1, 101, 1000, 100)))},
 			{"UDP, both ways", None, []sent{datagram, datagram, back(e, ProtoUDP, udp(8))}},
 			{"echo", None, []sent{out(e, proto, echo(ask, 7)), out(e, proto, echo(ask, 7)), back(e, proto, echo(answer, 7))}},
 			{"an ICMP error", None, []sent{datagram, unreachable(e, datagram.frame)}},
@@ -234,13 +235,16 @@ func passingWays() (rows []wayRow) {
 	}
 	peer := flowEnds{four.src, netip.MustParseAddrPort("192.0.2.15:53")}
 	host := flowEnds{netip.AddrPortFrom(wayHost, 53), netip.MustParseAddrPort("192.0.2.10:53")}
+	solicit := func(from string) sent {
+		return byGuest(freeGuest, nd(135, from, "ff02::1:ff00:11", target("2001:db8:3:2:1::11", sllao...), nil))
+	}
 	return append(rows, []wayRow{
 		{"fragments", None, []sent{fragment4(0, 32, true), fragment4(32, 32, false)}},
 		{"fragments, IPv6", None, []sent{fragment6(0, udp(8)), fragment6(16, make([]byte, 8))}},
 		{"ARP", None, []sent{byGuest(freeGuest, arp(192, 0, 2, 10))}},
 		{"ARP of the provider", None, []sent{byUplink(providersARP())}},
-		{"a neighbour solicitation", None, []sent{byGuest(freeGuest, nd(135, "2001:db8:3:2:1::10", "ff02::1:ff00:11", target("2001:db8:3:2:1::11", sllao...), nil))}},
-		{"one from a link-local address", None, []sent{byGuest(freeGuest, nd(135, "fe80::10", "ff02::1:ff00:11", target("2001:db8:3:2:1::11", sllao...), nil))}},
+		{"a neighbour solicitation", None, []sent{solicit("2001:db8:3:2:1::10")}},
+		{"one from a link-local address", None, []sent{solicit("fe80::10")}},
 		{"a neighbour advertisement", None, []sent{byGuest(freeGuest, nd(136, "2001:db8:3:2:1::10", "ff02::1", target("2001:db8:3:2:1::10"), nil))}},
 		{"to another guest", None, []sent{out(peer, ProtoUDP, udp(8)), byGuest(idleGuest, peer.frame(true, ProtoUDP, udp(8), nil))}},
 		{"from dom0", None, []sent{{host.frame(false, ProtoUDP, udp(8), nil), ZoneHost}, out(flowEnds{host.dst, host.src}, ProtoUDP, udp(8))}},
