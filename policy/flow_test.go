@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"net/netip"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -117,6 +118,9 @@ func TestFlowSize(t *testing.T) {
 	if n := unsafe.Sizeof(Flow{}); n > 244 { // and up to 12 for buckets
 		t.Errorf("%d bytes", n)
 	}
+	if pointers(reflect.TypeFor[Flow]()) {
+		t.Error("it has pointers")
+	}
 	if n := unsafe.Sizeof(FlowKey{}); n != 38 {
 		t.Errorf("the key has %d bytes, and so padding", n)
 	}
@@ -133,6 +137,22 @@ func TestFlowSize(t *testing.T) {
 			t.Errorf("state %d has no word", s)
 		}
 	}
+}
+
+// pointers tells whether the garbage collector looks into values of a type.
+func pointers(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Array:
+		return pointers(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if pointers(t.Field(i).Type) {
+				return true
+			}
+		}
+		return false
+	}
+	return t.Kind() > reflect.Complex128
 }
 
 // What one side has opened is answered by the other, for as long as RFC 4787 says, and by nobody else.
