@@ -89,7 +89,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	None: {"none", "Nothing was wrong"},
 
 	Malformed:     {"malformed", "A length, version or option that contradicts the frame"},
-	Checksum:      {"checksum", "IPv4 header checksum, or that of an ND message"},
+	Checksum:      {"checksum", "IPv4 header checksum, or that of an ND message or of an echo request to the router"},
 	VLAN:          {"vlan", "802.1Q or 802.1ad tag, in the frame or stripped from it"},
 	EtherType:     {"ethertype", "Neither ARP, IPv4 nor IPv6; 802.3 with LLC"},
 	HeaderChain:   {"header-chain", "More than 10 IPv6 extension headers or 512 bytes of them, or cut off by fragmentation"},
