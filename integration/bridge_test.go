@@ -247,8 +247,8 @@ func TestCasesBesideForwarding(t *testing.T) {
 	w.runAll(t, rows)
 }
 
-// kernelRoutes tells whether a row sends, from the uplink to dom0's MAC, what is for none of ours, or for the router's link-local address there. A
-// kernel that forwards, by its owner's will, sends that back, or a redirect about it.
+// kernelRoutes tells whether a row sends, from the uplink to dom0's MAC, what is for none of ours. A kernel that
+// forwards, by its owner's will, sends that back, or a redirect about it.
 func kernelRoutes(c cases.Case, n cases.Net) bool {
 	if c.From != cases.Uplink {
 		return false
@@ -257,7 +257,7 @@ func kernelRoutes(c cases.Case, n cases.Net) bool {
 		var p policy.Packet
 		p.Parse(sent.Frame(n), policy.Offload{})
 		ours := p.Dst.Is4() && netip.MustParsePrefix("192.0.2.0/24").Contains(p.Dst) || p.Dst.Is6() && netip.MustParsePrefix("2001:db8:3:2::/64").Contains(p.Dst)
-		if p.DstMAC == n.Eth0 && p.Dst.IsValid() && !ours {
+		if p.DstMAC == n.Eth0 && p.Dst.IsValid() && !ours && p.Dst != n.UplinkLL {
 			return true
 		}
 	}

@@ -194,6 +194,9 @@ func GuestMTU(cfg *config.Config, k stack.Kernel) int {
 	return max(k.Uplink.MTU, 1280)
 }
 
+// UplinkLinkLocal is the router's own link-local address on the uplink, as long as nobody else there has it.
+func UplinkLinkLocal(k stack.Kernel) netip.Addr { return uplinkLinkLocal(k, 0) }
+
 // uplinkLinkLocal makes the router's own link-local address on the uplink: stable, and not the one that the kernel derives
 // from the same MAC (RFC 7217 5, with the MAC as Net_Iface). A higher counter makes the next one after a duplicate.
 func uplinkLinkLocal(k stack.Kernel, counter int) netip.Addr {

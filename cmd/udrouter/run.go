@@ -100,7 +100,7 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 		closers = append(closers, tun.Close)
 		o.Host = tun
 	}
-	if err := guard.Start(dom0Spec(cfg, o.RouterMAC, mtu, state, log)); err != nil {
+	if err := guard.Start(dom0Spec(cfg, kernel, o.RouterMAC, mtu, state, log)); err != nil {
 		return err
 	}
 	closers = append(closers, guard.Close) // first of all at the end: while TAP and TUN are there
@@ -151,8 +151,9 @@ func hostCounts(guard *dom0.Dom0) (list []router.HostCount, err error) {
 }
 
 // dom0Spec is what dom0's kernel is to be like while the router runs.
-func dom0Spec(cfg *config.Config, mac policy.MAC, mtu int, state string, log *slog.Logger) dom0.Spec {
-	s := dom0.Spec{Uplink: cfg.Uplink.Name, Bridge: cfg.Bridge.Name, MTU: mtu, TxQueueLen: stack.TxQueueLen, TAP: cfg.Bridge.TAP, RouterMAC: mac, Isolate: cfg.Bridge.Isolate, StateDir: state, Log: log}
+func dom0Spec(cfg *config.Config, kernel stack.Kernel, mac policy.MAC, mtu int, state string, log *slog.Logger) dom0.Spec {
+	s := dom0.Spec{Uplink: cfg.Uplink.Name, Bridge: cfg.Bridge.Name, MTU: mtu, TxQueueLen: stack.TxQueueLen, TAP: cfg.Bridge.TAP, RouterMAC: mac, Isolate: cfg.Bridge.Isolate, StateDir: state, Log: log,
+		UplinkLL: router.UplinkLinkLocal(kernel)}
 	if cfg.Host != nil {
 		s.HostTUN, s.HostUplink = cfg.Host.Interface, cfg.Host.Uplink
 	}

@@ -49,6 +49,9 @@ type Spec struct {
 	Bound    []netip.Prefix
 	Answered []netip.Addr
 
+	// UplinkLL is the router's own link-local address on the uplink, for which the same holds; zero for none.
+	UplinkLL netip.Addr
+
 	// HostUplink are the rules for what comes by the uplink to dom0 itself; nil: none at all, dom0's firewall is the user's. Everyone
 	// there is "uplink", dom0 is "host", and guests are neither: what names them there matches nothing.
 	HostUplink *policy.Chain
@@ -167,13 +170,17 @@ func badRule(r *policy.Rule) string {
 }
 
 // guestPrefixes is every address that belongs to guests, as prefixes of which none contains another, in order.
-// Link-local ones are left out: the same address may be someone else's on the uplink.
+// Link-local ones are left out, since the same address may be someone else's on the uplink, but for the router's own there.
 func (s *Spec) guestPrefixes() []netip.Prefix {
 	all := slices.Concat(s.Guests, s.Bound)
 	for _, a := range s.Answered {
 		all = append(all, netip.PrefixFrom(a, a.BitLen()))
 	}
-	return mergePrefixes(slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() }))
+	all = slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+	if s.UplinkLL.IsValid() {
+		all = append(all, netip.PrefixFrom(s.UplinkLL, s.UplinkLL.BitLen()))
+	}
+	return mergePrefixes(all)
 }
 
 // mergePrefixes puts prefixes in order and leaves out what another contains.
