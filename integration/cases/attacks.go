@@ -51,11 +51,11 @@ var Attacks = []Attack{
 	{Number: 25, Section: "C", Title: "every IP protocol, and tunnels", Source: "CVE-2023-1668",
 		Departs: "No protocol is refused by itself: the rules decide, and the reference lets a guest send all but TCP 25, and be sent TCP 22, 80, 443 and echo"},
 
-	{Number: 26, Section: "D", Title: "the neighbour's or nobody's address as source", Source: "RFC 7039 3.2; RFC 6620 3"},
-	{Number: 27, Section: "D", Title: "a source that no host may have", Source: "RFC 4291 2.5; RFC 6890 2.2.3",
+	{Number: 26, Section: "D", Title: "the neighbour's or nobody's IPv6 address as source", Source: "RFC 7039 3.2; RFC 6620 3"},
+	{Number: 27, Section: "D", Title: "an IPv6 source that no host may have", Source: "RFC 4291 2.5; RFC 6890 2.2.3",
 		Departs: "Unique local addresses, Teredo, and 6to4 and NAT64 of public addresses pass from the uplink, where others may have them"},
 	{Number: 28, Section: "D", Title: "link-local addresses beyond the link, and those of others", Source: "RFC 4291 2.5.6"},
-	{Number: 30, Section: "D", Title: "our own addresses as a source on the uplink", Source: "RFC 3704 2.2"},
+	{Number: 30, Section: "D", Title: "our own IPv6 addresses as a source on the uplink", Source: "RFC 3704 2.2"},
 
 	{Number: 31, Section: "E", Title: "proxy ARP toward guests", Source: "RFC 1027 2.3"},
 	{Number: 32, Section: "E", Title: "proxy ARP toward the uplink", Source: "RFC 1027 2.4"},
