@@ -127,13 +127,16 @@ func wayAddr6(n byte) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
+// wayFlows are so few that guests have no share of them to themselves, and one may find none.
+const wayFlows = 8
+
 // A packet costs no memory, whatever becomes of it. Each row is a story from nothing, of which all but the last frame pass; it is told again
 // after all its flows have expired, so that new flows take the memory of old ones.
 func TestEngineAllocatesNothing(t *testing.T) {
 	covered := map[Reason]bool{}
 	networks := []*Network{{Name: "v4", Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Name: "v6", Prefix: netip.MustParsePrefix("2001:db8:3:2::/64")}}
 	for _, c := range slices.Concat(passingWays(), guardedWays(), refusedWays()) {
-		w := newWay(t, networks, wayGuests(), 64)
+		w := newWay(t, networks, wayGuests(), wayFlows)
 		covered[c.want] = true
 		n := testing.AllocsPerRun(20, func() {
 			w.now += 3 * time.Hour
@@ -281,6 +284,7 @@ func guardedWays() (rows []wayRow) {
 	guest(EtherType, ethernet(0x1234))
 	guest(HeaderChain, v6(ProtoDstOpts, cat(bytes.Repeat(ext(ProtoDstOpts, 8), MaxHeaders+1), udp(0)), nil))
 	guest(RoutingHeader, v6(ProtoRouting, cat([]byte{ProtoUDP, 0, 0, 1, 0, 0, 0, 0}, udp(0)), nil))
+	guest(IPv6Option, v6(ProtoHopByHop, cat([]byte{ProtoICMPv6, 0, 0x40, 0, 0, 0, 0, 0}, []byte{135, 0, 0, 0}, ns), func(ip []byte) { ip[7] = 255 }))
 	guest(SourceRoute, v4(ProtoUDP, cat([]byte{131, 3, 4, 0}, udp(0)), func(ip []byte) { ip[0] = 0x46 }))
 	guest(TinyFragment, v4(ProtoTCP, tcp(tcpSYN)[:8], fragmentField(1, 0, true)))
 	guest(OversizeFrag, v4(ProtoUDP, make([]byte, 16), fragmentField(1, 65528, false)))
@@ -323,7 +327,7 @@ func refusedWays() (rows []wayRow) {
 	host := flowEnds{netip.AddrPortFrom(wayHost, 53), netip.MustParseAddrPort("192.0.2.10:53")}
 	add(FlowSide, sent{host.frame(false, ProtoUDP, udp(8), nil), ZoneHost}, byUplink(host.frame(false, ProtoUDP, udp(8), nil)))
 	var many []sent
-	for port := range uint16(64) {
+	for port := range uint16(wayFlows) {
 		e := flowEnds{netip.AddrPortFrom(four.src.Addr(), 1000+port), four.dst}
 		many = append(many, out(e, ProtoUDP, udp(8)))
 	}

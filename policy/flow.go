@@ -100,7 +100,7 @@ func (s FlowState) String() string {
 }
 
 // NextHop is the forwarder's own memory of where one direction of a flow goes. The table only keeps it.
-type NextHop [16]byte
+type NextHop [8]byte
 
 // Flow is an entry of a FlowTable. It has no pointers, so that the garbage collector does not look at a million of them. What a
 // lookup reads stands in its first 64 bytes.

@@ -41,9 +41,12 @@ type limitSet struct {
 
 func newLimitSet() limitSet {
 	bucket := func(n int) *rate.Limiter { return rate.NewLimiter(rate.Limit(n), n) }
-	return limitSet{errors: bucket(errorCost * errorsPerSecond), errorsToGuest: bucket(errorCost * errorsPerSecond), tooBig: bucket(errorCost * tooBigPerSecond),
-		tooBigToGuest: bucket(errorCost * tooBigPerSecond), echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond), answers: bucket(answersPerSecond),
-		answersToGateway: bucket(answersPerSecond)}
+	return limitSet{
+		errors: bucket(errorCost * errorsPerSecond), errorsToGuest: bucket(errorCost * errorsPerSecond),
+		tooBig: bucket(errorCost * tooBigPerSecond), tooBigToGuest: bucket(errorCost * tooBigPerSecond),
+		echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond),
+		answers: bucket(answersPerSecond), answersToGateway: bucket(answersPerSecond),
+	}
 }
 
 func newLimits(guests int) *limits {
