@@ -36,11 +36,7 @@ func (w *worker) end(from *policy.Guest) policy.End {
 // admit tells whether the policy lets a packet go to an end. If not, it is counted, and its sender told where a rule says so.
 func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool {
 	v := w.engine.Decide(p, w.end(from), to, w.now())
-	if v.Would != policy.None {
-		w.would[v.Would].Add(1)
-		v.WouldBlame.Counters.Would[v.Would].Add(1)
-		w.note(&w.wouldLog, v.Would, v.WouldRule, v.WouldBlame, p)
-	}
+	w.countWould(&v, p)
 	if v.Action == policy.Accept {
 		return true
 	}
@@ -53,6 +49,16 @@ func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool
 		w.reject(p, from)
 	}
 	return false
+}
+
+// countWould counts what a policy in shadow mode would have refused.
+func (w *worker) countWould(v *policy.Verdict, p *policy.Packet) {
+	if v.Would == policy.None {
+		return
+	}
+	w.would[v.Would].Add(1)
+	v.WouldBlame.Counters.Would[v.Would].Add(1)
+	w.note(&w.wouldLog, v.Would, v.WouldRule, v.WouldBlame, p)
 }
 
 // reject tells the sender of a packet that it was refused: by a reset or by communication administratively prohibited (RFC 1812 5.2.7.1,

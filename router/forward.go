@@ -89,7 +89,15 @@ func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 
 // followsToHost tells whether a later fragment of ICMP, to an address that the router shares with dom0, belongs to a datagram for dom0.
 func (w *worker) followsToHost(p *policy.Packet, from *policy.Guest) bool {
-	return p.L4 == 0 && w.links[stack.Host] != nil && w.engine.Decide(p, w.end(from), toHost.end(nil), w.now()).Action == policy.Accept
+	if p.L4 != 0 || !w.world.host {
+		return false
+	}
+	v := w.engine.Decide(p, w.end(from), toHost.end(nil), w.now())
+	if v.Action != policy.Accept {
+		return false
+	}
+	w.countWould(&v, p)
+	return true
 }
 
 // local answers an echo request to the router.
