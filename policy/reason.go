@@ -118,7 +118,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	Redirect:    {"redirect", "ICMP or ICMPv6 redirect"},
 	ICMPType:    {"icmp-type", "An ICMP or ICMPv6 type that no router passes (RFC 4890, RFC 6918)"},
 	DHCPGuard:   {"dhcp-guard", "DHCP of a server or a relay, or of a client to everyone"},
-	NDLimit:     {"nd-limit", "More ARP, ND or MLD than the sender's share"},
+	NDLimit:     {"nd-limit", "More ARP or ND than the sender's share"},
 	HostSource:  {"host-src", "From dom0 with an address that dom0 does not hold"},
 
 	TCPFlags:        {"tcp-flags", "Flags that no TCP sends together: none, SYN and FIN, SYN and RST, FIN without ACK"},
