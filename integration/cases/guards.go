@@ -49,8 +49,6 @@ func Guards() []Case {
 
 func hop1(h *layers.IPv6) *layers.IPv6 { h.HopLimit = 1; return h }
 
-func ip6Bytes(s string) netip.Addr { return netip.AddrFrom16(ip(s).As16()) }
-
 // UDP6 is UDP for addresses that gopacket would take for IPv4.
 func UDP6(dst, src policy.MAC, from, to netip.Addr, n int) []byte {
 	u := &layers.UDP{SrcPort: 40000, DstPort: 5000}
