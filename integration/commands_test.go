@@ -111,7 +111,9 @@ func TestExplainCommand(t *testing.T) {
 	for args, want := range map[string]string{
 		"--from domu:three --dst 192.0.2.1 --proto icmp":              `no domu "three"`,
 		"--from one --dst 192.0.2.1 --proto icmp":                     "domu:NAME",
-		"--from uplink --dst 192.0.2.1/24 --proto icmp":               "--dst",
+		"--from uplink --dst 192.0.2.1/24 --proto icmp":               `--dst takes an IPv4 or IPv6 address, host or domu:NAME, not "192.0.2.1/24"`,
+		"--from uplink --src host --dst 192.0.2.1 --proto icmp":       `--src takes an IPv4 or IPv6 address, not "host"`,
+		"--from domu:one --dst uplink --proto icmp":                   `--dst takes an IPv4 or IPv6 address, host or domu:NAME, not "uplink"`,
 		"--from uplink --dst 192.0.2.1 --proto tcp":                   "--port",
 		"--from uplink --dst 192.0.2.1 --proto icmp --port 5":         "--port",
 		"--from uplink --dst 192.0.2.1 --proto tpc --port 5":          "--proto",

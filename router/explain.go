@@ -157,6 +157,11 @@ func (e *Explainer) source(q policy.Question, dst netip.Addr, v6 bool) (netip.Ad
 		if g == nil {
 			return netip.Addr{}, fmt.Errorf("the file has no domu %q", q.From.Domu)
 		}
+		for _, a := range g.Addrs { // a guest without one of its own uses what it likes
+			if a.Addr().Is6() && a.Addr().IsLinkLocalUnicast() {
+				return a.Addr(), nil
+			}
+		}
 		return policy.EUI64(g.MAC), nil
 	}
 	return e.address(q.From, v6)
@@ -226,6 +231,13 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr) Answer {
 	to, guest, r := e.world.way(p, from)
 	a.To = targetName(to, guest)
 	switch {
+	case from.Zone == policy.ZoneHost && (r == policy.NoRoute || r == policy.HostPolicy || r == policy.KernelHeld):
+		a.By, a.Text = "dom0", "Dom0's kernel sends it without the router"
+		return a
+	case from.Zone == policy.ZoneHost && !e.world.host:
+		a = a.refuse(policy.NoRoute, "dom0", Decision{})
+		a.Text = "Without a host block dom0 and guests do not meet"
+		return a
 	case r == policy.RouterLocal && e.world.host:
 		a = a.refuse(r, "way", Decision{})
 		a.Text += "; where dom0 has the same address, host.ingress decides"

@@ -132,6 +132,46 @@ func (s *sim) happens(a Answer, q policy.Question) string {
 	return ""
 }
 
+// What dom0 sends without the router is its kernel's matter, and a guest that is pinned to a link-local address speaks from it.
+func TestExplainBeside(t *testing.T) {
+	src := string(config.Reference)
+	at := strings.Index(src, "\nhost {")
+	alone := src[:at] + src[at+strings.Index(src[at:], "\n}\n")+3:]
+	pinned := strings.Replace(src, `["2001:db8:3:2:1::10"]`, `["fe80::10", "2001:db8:3:2:1::10"]`, 1)
+	echo := func(from policy.Peer, dst string) policy.Question {
+		return policy.Question{From: from, Dst: netip.MustParseAddr(dst), Proto: policy.ProtoICMPv6}
+	}
+	for _, c := range []struct {
+		name, src                string
+		q                        policy.Question
+		verdict, by, reason, sub string
+	}{
+		{"dom0 to the internet", src, echo(fromHost, "2001:db8:ffff::7"), "accept", "dom0", "", "without the router"},
+		{"dom0 to the provider's router", src, echo(fromHost, "2001:db8:3:2::1"), "accept", "dom0", "", "without the router"},
+		{"dom0 to itself", src, policy.Question{From: fromHost, To: fromHost, Proto: policy.ProtoICMPv6}, "accept", "dom0", "", "without the router"},
+		{"dom0 to a guest", src, echo(fromHost, "2001:db8:3:2:1::10"), "accept", "rule", "", "ping6"},
+		{"dom0 to nobody", src, echo(fromHost, "2001:db8:3:2::dead"), "drop", "way", "unbound-dst", ""},
+		{"dom0 as a guest", src, policy.Question{From: fromHost, Src: cases.One6, Dst: cases.X6, Proto: policy.ProtoICMPv6}, "drop", "guard", "host-src", ""},
+		{"dom0 to a guest, without a host block", alone, echo(fromHost, "2001:db8:3:2:1::10"), "drop", "dom0", "no-route", "host block"},
+		{"dom0 to the internet, without a host block", alone, echo(fromHost, "2001:db8:ffff::7"), "accept", "dom0", "", "without the router"},
+		{"a guest to dom0, without a host block", alone, policy.Question{From: fromOne, To: fromHost, Proto: policy.ProtoICMPv6}, "drop", "way", "host-policy", ""},
+		{"a pinned guest to its gateway", pinned, echo(fromOne, "fe80::1"), "accept", "router", "", "from fe80::10 "},
+		{"a guest to its gateway", src, echo(fromOne, "fe80::1"), "accept", "router", "", "from fe80::216:3eff:fe00:1 "},
+	} {
+		e, err := NewExplainer(parseConfig(t, c.src))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, err := e.Explain(c.q)
+		if err != nil || len(answers) != 1 {
+			t.Fatalf("%s: %v, %v", c.name, answers, err)
+		}
+		if a := answers[0]; a.Verdict != c.verdict || a.By != c.by || a.Reason != c.reason || !strings.Contains(a.String(), c.sub) {
+			t.Errorf("%s: by %s\n%v", c.name, a.By, a)
+		}
+	}
+}
+
 // Test blocks ask the policy: those that hold, and each way not to.
 func TestRunTests(t *testing.T) {
 	const blocks = `
@@ -197,5 +237,20 @@ test "e" {
 	got := fmt.Sprint(failed(strings.Replace(src, `mode = "enforce"`, `mode = "shadow"`, 1)))
 	if want := "guests send no mail: expected reject, but it passes: a policy in shadow mode refuses nothing"; !strings.Contains(got, want) {
 		t.Errorf("in shadow mode: %s", got)
+	}
+	at := strings.Index(src, "policy \"untrusted\"")
+	block := src[at : at+strings.Index(src[at:], "\n}\n")+3]
+	watched := strings.NewReplacer("\"untrusted\"", "\"watched\"", "\"enforce\"", "\"shadow\"", "ports = [25]", "ports = [81]").Replace(block)
+	got = fmt.Sprint(failed(strings.Replace(string(config.Reference), "policy = \"untrusted\"", "policy = \"watched\"", 1) + watched + `
+test "both refuse" {
+  from   = "domu:one"
+  to     = "domu:two"
+  proto  = "tcp"
+  port   = 81
+  expect = "accept"
+}
+`))
+	if want := "[both refuse: expected accept, but it is drop]"; got != want {
+		t.Errorf("to who enforces: got %s, want %s", got, want)
 	}
 }

@@ -89,12 +89,12 @@ func question(from, src, dst, proto string, port uint16) (q policy.Question, err
 		add(fmt.Errorf("--from takes uplink, host or domu:NAME, not %q", from))
 	}
 	if src != "" {
-		q.Src, err = address("src", src)
+		q.Src, err = address("--src takes an IPv4 or IPv6 address", src)
 		add(err)
 	}
 	if q.To, ok = peer(dst); !ok || q.To.Kind == policy.PeerUplink {
 		q.To = policy.Peer{}
-		q.Dst, err = address("dst", dst)
+		q.Dst, err = address("--dst takes an IPv4 or IPv6 address, host or domu:NAME", dst)
 		add(err)
 	}
 	q.Proto, err = protocol(proto)
@@ -123,10 +123,10 @@ func peer(s string) (policy.Peer, bool) {
 }
 
 // address reads an address; IPv4 may not hide in IPv6, and an interface means nothing here.
-func address(flag, s string) (netip.Addr, error) {
+func address(takes, s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Is4In6() || a.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("--%s takes an IPv4 or IPv6 address, not %q", flag, s)
+		return netip.Addr{}, fmt.Errorf("%s, not %q", takes, s)
 	}
 	return a, nil
 }

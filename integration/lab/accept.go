@@ -14,13 +14,21 @@ type party struct {
 	addr netip.Addr
 }
 
-// allows tells whether the file's rules accept the first packet of a flow. It reads the rules in
-// the plainest way and for itself: the lab checks the router's evaluation, it does not share it.
+// allows tells whether the file's rules let the first packet of a flow pass: those of a policy in shadow
+// mode do. It reads the rules in the plainest way and for itself: the lab checks the router's evaluation,
+// it does not share it.
 func (l *Lab) allows(from, to party, proto int, port uint16) bool {
-	if from.domu != nil && !accepts(l.policy(from.domu).Egress, from, to, proto, port) {
-		return false
+	if from.domu != nil {
+		if p := l.policy(from.domu); p.Mode != policy.Shadow && !accepts(p.Egress, from, to, proto, port) {
+			return false
+		}
 	}
-	return to.domu == nil || accepts(l.policy(to.domu).Ingress, from, to, proto, port)
+	if to.domu != nil {
+		if p := l.policy(to.domu); p.Mode != policy.Shadow && !accepts(p.Ingress, from, to, proto, port) {
+			return false
+		}
+	}
+	return true
 }
 
 // policy is the one a domu names, or what holds without one.

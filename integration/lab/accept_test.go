@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"udrouter/config"
 	"udrouter/policy"
 )
 
@@ -20,10 +21,15 @@ func TestAllows(t *testing.T) {
 		}},
 	})
 	cfg.Domus[1].Policy = "strange"
+	shadow := cfg.Policies[1]
+	shadow.Name, shadow.Mode = "shadow", policy.Shadow
+	cfg.Policies = append(cfg.Policies, shadow)
+	cfg.Domus = append(cfg.Domus, config.Domu{Name: "three", Policy: "shadow"})
 	l := &Lab{Config: cfg}
 	one := party{kind: policy.PeerDomu, domu: &cfg.Domus[0], addr: addr("192.0.2.10")}
 	two := party{kind: policy.PeerDomu, domu: &cfg.Domus[1], addr: addr("192.0.2.11")}
 	two6 := party{kind: policy.PeerDomu, domu: &cfg.Domus[1], addr: addr("2001:db8:3:2:1::11")}
+	three := party{kind: policy.PeerDomu, domu: &cfg.Domus[2], addr: addr("192.0.2.12")}
 	x := party{kind: policy.PeerUplink, addr: addr("198.51.100.7")}
 	dom0 := party{kind: policy.PeerHost, addr: addr("192.0.1.3")}
 	for _, c := range []struct {
@@ -46,6 +52,10 @@ func TestAllows(t *testing.T) {
 		{"a neighbour that may not", two, one, protoTCP, 80, false},
 		{"the host, wrong family", dom0, two, protoUDP, 5, false},
 		{"the host", dom0, two6, protoUDP, 5, true},
+		{"to shadow mode", x, three, protoTCP, 7000, true},
+		{"from shadow mode", three, x, protoTCP, 25, true},
+		{"from shadow mode to who enforces", three, two, protoTCP, 80, false},
+		{"from who enforces to shadow mode", two, three, protoTCP, 80, false},
 		{"dom0's own", dom0, x, protoTCP, 25, true},
 	} {
 		if got := l.allows(c.from, c.to, c.proto, c.port); got != c.want {
@@ -57,6 +67,9 @@ func TestAllows(t *testing.T) {
 	}
 	if p, ok := l.port(one, x, protoTCP, false); p != 25 || !ok {
 		t.Errorf("a closed port: %d, %t", p, ok)
+	}
+	if _, ok := l.port(three, x, protoTCP, false); ok {
+		t.Error("shadow mode stops something")
 	}
 	if _, ok := l.port(two, x, protoTCP, true); ok {
 		t.Error("two may send nothing")
