@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -82,7 +83,7 @@ func TestErrorsOfAllKinds(t *testing.T) {
 			for range 10 * errorsPerSecond {
 				n += told(flood.frame(s, one))
 			}
-			if n < errorsPerSecond/2 || n > 3*errorsPerSecond {
+			if n < errorsPerSecond/2 || n > errorCost*errorsPerSecond {
 				t.Errorf("told %d times of %d", n, 10*errorsPerSecond)
 			}
 			for _, k := range kinds {
@@ -110,12 +111,12 @@ func TestErrorsToUplink(t *testing.T) {
 	expired := func(to netip.Addr) []byte { return cases.UDP(eth0MAC, gatewayMAC, cases.X4, to, 8, cases.TTL(1)) }
 	big := func(to netip.Addr) []byte { return cases.UDP(eth0MAC, gatewayMAC, cases.X4, to, 2000, cases.DF) }
 	for _, c := range []struct{ flood, other func(netip.Addr) []byte }{{expired, big}, {big, expired}} {
-		s.limits = newLimits(len(s.Bindings.Guests))
+		s.limits = newLimits(len(s.Bindings.Guests), s.clock)
 		n := 0
 		for range 10 * errorsPerSecond {
 			n += told(c.flood(cases.One4))
 		}
-		if n < errorsPerSecond/2 || n > 3*errorsPerSecond {
+		if n < errorsPerSecond/2 || n > errorCost*errorsPerSecond {
 			t.Errorf("told %d times of %d", n, 10*errorsPerSecond)
 		}
 		if told(c.flood(cases.Two4)) != 1 || told(c.other(cases.One4)) != 1 || told(c.other(cases.Two4)) != 1 {
@@ -137,7 +138,7 @@ func TestErrorCostVaries(t *testing.T) {
 	for range tries {
 		bucket, n := rate.NewLimiter(0, errorCost*errorsPerSecond), 0
 		for range 10 * errorsPerSecond {
-			if allowError(bucket) {
+			if allowError(bucket, time.Time{}) {
 				n++
 			}
 		}

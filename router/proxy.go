@@ -226,10 +226,10 @@ func (w *worker) mayAnswerUplink(p *policy.Packet, g *policy.Guest) bool {
 	set := w.limits.of(g)
 	for a := range w.world.Upstream {
 		if n := w.neighbours.lookup(a); n != nil && n.bits.Load() == p.SrcMAC.Bits() {
-			return set.answersToGateway.Allow()
+			return w.limits.take(set.answersToGateway)
 		}
 	}
-	return set.answers.Allow()
+	return w.limits.take(set.answers)
 }
 
 // answerWhenPresent sends an answer on the uplink, at once or when the guest has shown that it is there.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"udrouter/policy"
 	"udrouter/stack"
@@ -25,12 +26,13 @@ const (
 // is left of the share of a guest how many errors others were sent about packets for it (CVE-2020-25705).
 const errorCost = 2
 
-func allowError(bucket *rate.Limiter) bool {
-	return bucket.AllowN(time.Now(), 1+rand.IntN(2*errorCost-1))
+func allowError(bucket *rate.Limiter, now time.Time) bool {
+	return bucket.AllowN(now, 1+rand.IntN(2*errorCost-1))
 }
 
-// limits are token buckets, one set a guest; the last is for what no guest is behind.
+// limits are token buckets, one set a guest; the last is for what no guest is behind. They go by the router's clock.
 type limits struct {
+	clock  tcpip.Clock
 	sets   []limitSet
 	nobody limitSet
 }
@@ -49,8 +51,8 @@ func newLimitSet() limitSet {
 	}
 }
 
-func newLimits(guests int) *limits {
-	l := &limits{sets: make([]limitSet, guests), nobody: newLimitSet()}
+func newLimits(guests int, clock tcpip.Clock) *limits {
+	l := &limits{clock: clock, sets: make([]limitSet, guests), nobody: newLimitSet()}
 	for i := range l.sets {
 		l.sets[i] = newLimitSet()
 	}
@@ -65,10 +67,12 @@ func (l *limits) of(g *policy.Guest) *limitSet {
 }
 
 func (l *limits) echo(g *policy.Guest, side stack.Side) bool {
-	return side == stack.Host || l.of(g).echoes.Allow()
+	return side == stack.Host || l.take(l.of(g).echoes)
 }
-func (l *limits) neighbour(g *policy.Guest) bool    { return l.of(g).neighbours.Allow() }
-func (l *limits) newNeighbour(g *policy.Guest) bool { return l.of(g).nextHops.Allow() }
+func (l *limits) neighbour(g *policy.Guest) bool    { return l.take(l.of(g).neighbours) }
+func (l *limits) newNeighbour(g *policy.Guest) bool { return l.take(l.of(g).nextHops) }
+
+func (l *limits) take(bucket *rate.Limiter) bool { return bucket.AllowN(l.clock.Now(), 1) }
 
 // report tells a packet's sender what became of it, where that may be told (RFC 1812 4.3.2.7, RFC 4443 2.4(e)) and the
 // guest concerned has not used up its share: the sender, or else the destination.
@@ -110,7 +114,7 @@ func (w *worker) mayReport(p *policy.Packet, from *policy.Guest, tooBig bool) bo
 	case tooBig:
 		bucket = set.tooBig
 	}
-	return allowError(bucket)
+	return allowError(bucket, w.limits.clock.Now())
 }
 
 // sendError puts an error on the link that the packet came from.

@@ -46,7 +46,7 @@ type Options struct {
 
 	RouterMAC policy.MAC
 	GuestMTU  int         // of the TAP, the bridge and the host TUN, in bytes
-	Clock     tcpip.Clock // netstack's
+	Clock     tcpip.Clock // of netstack, flows and shares; nil: the real one
 }
 
 // HostCount is what a rule of host.uplink has decided on; bytes from the IP header on.
@@ -82,12 +82,12 @@ type Router struct {
 // New makes a router that is ready to run. It errs where the kernel cannot be read.
 func New(o Options) (*Router, error) {
 	r := &Router{Options: o, log: o.Log, started: time.Now(), rebuilt: make(chan struct{}, 1), defects: rate.Sometimes{Interval: logEvery},
-		linkLocals: policy.NewLinkLocals(), limits: newLimits(len(o.Bindings.Guests))}
+		linkLocals: policy.NewLinkLocals()}
 	r.links = [...]stack.Link{stack.Guests: o.Guests, stack.UplinkSide: o.Uplink, stack.Host: o.Host}
 	if o.Clock == nil {
 		r.Clock = tcpip.NewStdClock()
 	}
-	r.epoch = r.Clock.NowMonotonic()
+	r.epoch, r.limits = r.Clock.NowMonotonic(), newLimits(len(o.Bindings.Guests), r.Clock)
 	r.neighbours = newNeighbours(r, len(o.Bindings.Guests))
 	r.presence = newPresence(r, len(o.Bindings.Guests))
 	var err error
