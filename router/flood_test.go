@@ -13,17 +13,14 @@ import (
 	"udrouter/stack"
 )
 
-// floods are frames of guest one, one after the other, with what each is counted as when the router owes no answer.
-func floods() map[string]struct {
+// flood is a kind of frames of guest one, one after the other, with what each is counted as when the router owes no answer.
+type flood struct {
 	frame  func(i int) []byte
 	answer bool // within the guest's share
 	reason policy.Reason
-} {
-	type flood = struct {
-		frame  func(i int) []byte
-		answer bool
-		reason policy.Reason
-	}
+}
+
+func floods() map[string]flood {
 	v4 := func(a byte, i int) netip.Addr {
 		return netip.AddrFrom4([4]byte{a, byte(i >> 16), byte(i >> 8), byte(i)})
 	}

@@ -124,7 +124,7 @@ func (w *floodWorld) lives(what string, mac policy.MAC, a netip.Addr, port uint1
 	w.talk(what, mac, guest, x, true, ack, 2000, 1100, 100)
 }
 
-// A stateFlood is what one packet of it is: from where, and the frames.
+// stateFlood is a flood: its packets, and what becomes of others meanwhile.
 type stateFlood struct {
 	name   string
 	packet func(w *floodWorld) (from stack.Side, frames [][]byte)
@@ -217,7 +217,7 @@ func hoard(w *floodWorld, complete bool) (stack.Side, [][]byte) {
 	return stack.Guests, [][]byte{s} // asks again
 }
 
-// Whatever one guest or the internet stateFloods with, at a hundred thousand packets a second, with the reference's limits and with none but that of flows
+// Whatever one guest or the internet floods with, at a hundred thousand packets a second, with the reference's limits and with none but that of flows
 // at a time: the neighbour's connections live, each new one that it opens succeeds, one's own established ones are given up last, and memory is
 // bounded (attack 72; RFC 4987).
 func TestStateFloods(t *testing.T) {
