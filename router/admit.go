@@ -6,7 +6,7 @@ import (
 	"udrouter/stack"
 )
 
-// maxFlows bounds the flows of all guests together: 256 bytes each.
+// maxFlows bounds the flows of all guests together, each of less than 256 bytes.
 const maxFlows = policy.DefaultTotalFlows
 
 // newEngine compiles a file's policies for the guests that it binds.
