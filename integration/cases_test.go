@@ -131,7 +131,7 @@ func (w *wire) canary() {
 	for _, c := range cases.Canary() {
 		must(w.t, w.send[c.From].Send(c.Frame(w.net)))
 		want := c.Out[0].Frame(w.net)
-		if _, err := w.seen[c.Out[0].At].AwaitFrame(w.t.Context(), func(f lab.Frame) bool { return !f.Outgoing && bytes.Equal(f.Data, want) }); err != nil {
+		if _, err := w.seen[c.Out[0].At].AwaitFrom(w.t.Context(), w.at[c.Out[0].At], func(f lab.Frame) bool { return !f.Outgoing && bytes.Equal(f.Data, want) }); err != nil {
 			w.t.Fatalf("%s: %v", c.Name, err)
 		}
 	}

@@ -78,13 +78,12 @@ func (w *wire) answer(at cases.Place, node *lab.Node, reply func(f []byte) []byt
 	ctx := w.t.Context()
 	go func() {
 		defer close(done)
-		for n := 0; ; {
-			if _, err := s.AwaitFrame(ctx, func(lab.Frame) bool { return len(s.Frames()) > n }); err != nil {
+		for n := 0; ; n++ {
+			f, err := s.AwaitFrom(ctx, n, func(lab.Frame) bool { return true })
+			if err != nil {
 				return
 			}
-			for frames := s.Frames(); n < len(frames); n++ {
-				_ = w.send[at].Send(reply(frames[n].Data))
-			}
+			_ = w.send[at].Send(reply(f.Data))
 		}
 	}()
 	w.t.Cleanup(func() { s.Close(); <-done })
@@ -170,7 +169,7 @@ func (w *wire) await(from cases.Place, dst netip.Addr, at cases.Place, f []byte,
 	must(w.t, w.send[from].Send(f))
 	ctx, cancel := context.WithTimeout(testContext(w.t), 10*time.Second)
 	defer cancel()
-	if _, err := w.seen[at].AwaitFrame(ctx, func(f lab.Frame) bool { return !f.Outgoing && seen(f.Data) }); err != nil {
+	if _, err := w.seen[at].AwaitFrom(ctx, w.at[at], func(f lab.Frame) bool { return !f.Outgoing && seen(f.Data) }); err != nil {
 		if w.proc == nil {
 			w.t.Fatalf("the fence from %s to %s was not seen: %v", from, dst, err)
 		}
@@ -212,8 +211,9 @@ func (w *wire) take(at cases.Place) [][]byte {
 	if w.seen[at] == nil {
 		return nil
 	}
-	frames := w.seen[at].Frames()
-	for _, f := range frames[w.at[at]:] {
+	frames := w.seen[at].FramesFrom(w.at[at])
+	w.at[at] += len(frames)
+	for _, f := range frames {
 		if f.Outgoing || bytes.Contains(f.Data, []byte("end!")) || bytes.Contains(f.Data, []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xab, 0xcd}) {
 			continue
 		}
@@ -226,7 +226,6 @@ func (w *wire) take(at cases.Place) [][]byte {
 		}
 		out = append(out, f.Data)
 	}
-	w.at[at] = len(frames)
 	return out
 }
 

@@ -228,8 +228,11 @@ func (f *Frame) control(oob []byte) {
 
 // Frames are those collected so far: all that the link carried before the call, as far as they
 // were kept. The result is the caller's, the data is not to be changed.
-func (s *Sniffer) Frames() []Frame {
-	frames, _, _ := s.snapshot(0)
+func (s *Sniffer) Frames() []Frame { return s.FramesFrom(0) }
+
+// FramesFrom are Frames without the first n.
+func (s *Sniffer) FramesFrom(n int) []Frame {
+	frames, _, _ := s.snapshot(n)
 	return frames
 }
 
@@ -260,7 +263,13 @@ func (s *Sniffer) Await(ctx context.Context, match func(frame []byte) bool) (Fra
 
 // AwaitFrame is Await for a condition on more than the data.
 func (s *Sniffer) AwaitFrame(ctx context.Context, match func(Frame) bool) (Frame, error) {
-	seen := 0
+	return s.AwaitFrom(ctx, 0, match)
+}
+
+// AwaitFrom is AwaitFrame that does not look at the first n frames: with many behind it, a test that looks at all of them each time takes
+// the square of its rows.
+func (s *Sniffer) AwaitFrom(ctx context.Context, n int, match func(Frame) bool) (Frame, error) {
+	seen := n
 	for {
 		frames, more, err := s.snapshot(seen)
 		for _, f := range frames {
