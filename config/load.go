@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// MaxSize is the largest router.hcl that is read, in bytes: room for about 10,000 guests.
-	MaxSize = 1 << 20
+	// MaxSize is the largest router.hcl that is read, in bytes: room for 10,000 guests and as many rules.
+	MaxSize = 4 << 20
 	// maxDepth bounds nested brackets, because the parser recurses; the grammar needs 5.
 	maxDepth = 32
 	// maxOperators bounds operators and templates, on which it recurses too; the grammar has none.
@@ -117,9 +117,9 @@ func fileError(path, summary, detail string, args ...any) *hcl.Diagnostic {
 func tooLarge(path string, size int64) *hcl.Diagnostic {
 	n := fmt.Sprintf("%d bytes", size)
 	if size == MaxSize+1 {
-		n = "more than 1 MiB" // a pipe of which no more was read
+		n = "more than 4 MiB" // a pipe of which no more was read
 	}
-	return fileError(path, "Configuration is too large", "%s is %s; at most 1 MiB is read.", path, n)
+	return fileError(path, "Configuration is too large", "%s is %s; at most 4 MiB is read.", path, n)
 }
 
 // parse turns the text into a body, or reports why it is none.

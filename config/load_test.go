@@ -67,7 +67,7 @@ func TestLoadRefuses(t *testing.T) {
 		"missing":   {filepath.Join(dir, "none.hcl"), []string{"not found", "none.hcl", "-c", "reference.hcl"}},
 		"directory": {dir, []string{"is a directory", dir + "/router.hcl"}},
 		"writable":  {write(t, "w.hcl", minimal, 0o646), []string{"writable by everyone", "chmod o-w "}},
-		"large":     {write(t, "l.hcl", strings.Repeat("#", MaxSize+100), 0o600), []string{"too large", "l.hcl is 1048676 bytes; at most 1 MiB"}},
+		"large":     {write(t, "l.hcl", strings.Repeat("#", MaxSize+100), 0o600), []string{"too large", "l.hcl is 4194404 bytes; at most 4 MiB"}},
 		"json":      {write(t, "router.json", "{}", 0o600), []string{"JSON is not supported", "HCL"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestLoadReadsAPipe(t *testing.T) {
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for text, want := range map[string]string{minimal: "", strings.Repeat("#", MaxSize+1): "more than 1 MiB"} {
+	for text, want := range map[string]string{minimal: "", strings.Repeat("#", MaxSize+1): "more than 4 MiB"} {
 		done := make(chan error)
 		go func() {
 			// The reader takes one byte more than it accepts, so that this ends.
@@ -118,7 +118,7 @@ func TestSizes(t *testing.T) {
 	}
 	mustParse(t, "router.hcl", fill(MaxSize))
 	cfg, diags := Parse("router.hcl", fill(MaxSize+1))
-	wantError(t, cfg, diags, "more than 1 MiB")
+	wantError(t, cfg, diags, "more than 4 MiB")
 }
 
 // Each of these once made a parser recurse or loop in proportion to the file, or its square.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -222,11 +223,17 @@ func guests(n int, broken bool) []byte {
 	return []byte(b.String())
 }
 
-func TestTenThousandGuests(t *testing.T) {
-	src := guests(20_000, false)[:MaxSize]
-	src = src[:strings.LastIndex(string(src), "domu")]
-	if n := len(mustParse(t, "router.hcl", src).Domus); n < 10_000 {
-		t.Errorf("only %d guests fit", n)
+func TestTenThousandGuestsAndRules(t *testing.T) {
+	const n = 10_000
+	src := bytes.NewBuffer(guests(n, false))
+	src.WriteString("policy \"p\" {\n  ingress {\n")
+	for i := range n {
+		fmt.Fprintf(src, "    rule \"port-%d-of-somebody\" {\n      action = \"accept\"\n      proto  = \"tcp\"\n      ports  = [%d]\n      from   = [\"2001:db8:%x::/48\", \"domu:g%d\"]\n    }\n", i, i+1, i, i)
+	}
+	src.WriteString("  }\n}\n")
+	cfg := mustParse(t, "router.hcl", src.Bytes())
+	if len(cfg.Domus) != n || len(cfg.Policies[0].Ingress.Rules) != n {
+		t.Errorf("%d guests, %d rules", len(cfg.Domus), len(cfg.Policies[0].Ingress.Rules))
 	}
 	if _, diags := Parse("router.hcl", guests(10_000, true)); len(diags) != maxDiagnostics+1 {
 		t.Errorf("%d diagnostics", len(diags))

@@ -96,6 +96,9 @@ func TestAttacksHaveTests(t *testing.T) {
 		if !source.MatchString(a.Source) {
 			t.Errorf("attack %d, %s, has no source but %q", a.Number, a.Title, a.Source)
 		}
+		if strings.TrimRight(a.Departs, " .,;:") != a.Departs {
+			t.Errorf("attack %d, %s, departs without an end: %q", a.Number, a.Title, a.Departs)
+		}
 		if !slices.ContainsFunc(cases.Sections, func(s struct{ Letter, Title string }) bool { return s.Letter == a.Section }) {
 			t.Errorf("attack %d is in no section", a.Number)
 		}

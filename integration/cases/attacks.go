@@ -91,12 +91,14 @@ var Attacks = []Attack{
 		Departs: "Exact copies of fragments pass, which receivers ignore (RFC 8200 4.5)"},
 	{Number: 60, Section: "H", Title: "TTL and hop limit used up", Source: "RFC 1812 5.3.1; RFC 8200 3"},
 	{Number: 61, Section: "H", Title: "fragments without end, too far, out of order", Source: "RFC 8200 4.5; CVE-2018-5391",
-		Departs: "The router holds no fragment of others back, so that there are no bytes to bound and no reassembly to time out; "},
+		Departs: "The router holds no fragment of others back, so that there are no bytes to bound and no reassembly to time out; " +
+			"of echo requests to itself, what is never complete is reported in IPv6 only"},
 	{Number: 63, Section: "H", Title: "to use up the ICMP errors of others", Source: "RFC 1812 4.3.2.8; RFC 4443 2.4(f)"},
 	{Number: 64, Section: "H", Title: "routing headers", Source: "RFC 5095 3; RFC 8200 4.4",
 		Departs: "Type 0 does not cross the router, with no segments left either; all other types pass, being their destination's business"},
 	{Number: 65, Section: "H", Title: "hop-by-hop and destination options, long chains", Source: "RFC 8200 4.2",
-		Departs: "Unknown options do what their type says at every hop only from hop to hop (RFC 9673 5.2), those for the destination pass as they are; a "},
+		Departs: "Unknown options do what their type says at every hop only from hop to hop (RFC 9673 5.2), those for the destination pass as they are; a " +
+			"second router alert is malformed; chains beyond the limits and jumbograms without a payload length are dropped silently; there is no slow path to limit"},
 
 	{Number: 67, Section: "I", Title: "path MTU discovery, and forged news of it", Source: "RFC 1812 5.2.5; RFC 8201 4; RFC 5927 7",
 		Departs: "An MTU of 0 passes in IPv4, as routers from before RFC 1191 say it; less than 68, or in IPv6 than 1280 (RFC 8201 4), is refused whatever is quoted"},
