@@ -142,7 +142,8 @@ policy "untrusted" {
     #bandwidth = "500Mbit"
     # Flows opened a second, by the guest and toward it.
     new_flows = 2000
-    # Flows at a time; beyond them the oldest is forgotten. Default: 65536.
+    # Flows at a time; beyond them one is forgotten for each new one: what nobody has answered first, and the oldest of what
+    # there is most of. Default: 65536.
     flows = 16384
   }
 }

@@ -43,6 +43,17 @@ func (v *View) isDHCP(p *Packet, guest bool) bool {
 	return body[0] == bootReply
 }
 
+// mayBeDHCP tells whether isDHCP looks into a UDP datagram.
+func (p *Packet) mayBeDHCP() bool {
+	switch p.DstPort {
+	case bootpServer, bootpClient:
+		return p.IsIPv4()
+	case dhcp6Client, dhcp6Server:
+		return p.IsIPv6()
+	}
+	return false
+}
+
 // ownRequest tells a BOOTREQUEST that a client sends for itself (RFC 2131 4.4.1) from one that has passed a relay, or is for another's MAC.
 func ownRequest(b []byte, mac MAC) bool {
 	const ethernet, giaddr, chaddr = 1, 24, 28

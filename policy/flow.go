@@ -144,7 +144,7 @@ func (k *FlowKey) end(b bool) netip.AddrPort {
 }
 
 // Expires is when the flow is forgotten if nothing refreshes it.
-func (f *Flow) Expires() time.Duration { return f.used + queueIdle[f.queue] }
+func (f *Flow) Expires() time.Duration { return f.used + f.queue.idle() }
 
 // FlowRef names a flow that was found, until it is gone. The zero value names none.
 type FlowRef struct{ index, serial uint32 }
@@ -330,4 +330,4 @@ func (f *Flow) hit(ref FlowRef, dir int, r Reason) FlowHit {
 	return FlowHit{Ref: ref, Reason: r, Reply: dir == 1, State: f.State, Verdict: f.Verdict, Generation: f.Generation, Next: f.next[dir]}
 }
 
-func (f *Flow) expired(now time.Duration) bool { return now-f.used >= queueIdle[f.queue] }
+func (f *Flow) expired(now time.Duration) bool { return now-f.used >= f.queue.idle() }

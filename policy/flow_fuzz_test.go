@@ -20,7 +20,7 @@ func verify(t interface{ Fatalf(string, ...any) }, table *FlowTable) {
 		}
 	}
 	for q := range table.queues {
-		last, was := uint32(0), time.Duration(0)
+		last, was, before := uint32(0), time.Duration(0), inQueues
 		for i := table.queues[q].oldest; i != 0; i = table.at(i).newer {
 			f := table.at(i)
 			if f.older != last || f.queued < was || f.queue != queueID(q) || f.queueOf() != f.queue || f.used < f.queued || f.used-f.queued >= queueGrain {
@@ -29,8 +29,8 @@ func verify(t interface{ Fatalf(string, ...any) }, table *FlowTable) {
 			last, was = i, f.queued
 			inQueues++
 		}
-		if table.queues[q].newest != last {
-			t.Fatalf("queue %d ends at %d, not %d", q, table.queues[q].newest, last)
+		if table.queues[q].newest != last || table.queues[q].n != inQueues-before {
+			t.Fatalf("queue %d of %d ends at %d, not %d with %d", q, table.queues[q].n, table.queues[q].newest, last, inQueues-before)
 		}
 	}
 	for i := table.free; i != 0; i = table.at(i).chain {

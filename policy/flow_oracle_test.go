@@ -32,14 +32,22 @@ type slowFlow struct {
 	key     string // the packet's from and to, or those of the way back
 	state   FlowState
 	proto   uint8
+	uplink  bool // the uplink has opened it
 	used    time.Duration
 	packets [2]uint64
 	heard   bool    // TCP: the other side has sent its SYN
 	reset   [2]bool // and who has reset
 }
 
-// class is the idle time of a flow, how soon it is given up, and its place among those with the same use.
+// class is the idle time of a flow, how soon it is given up, and its place among those with the same use. Those of the uplink come last.
 func (f *slowFlow) class() (idle time.Duration, yields, place int) {
+	if idle, yields, place = f.kind(); f.uplink {
+		place += 9
+	}
+	return idle, yields, place
+}
+
+func (f *slowFlow) kind() (idle time.Duration, yields, place int) {
 	switch {
 	case f.state == TCPSynSent || f.state == TCPSynReceived:
 		return 4 * time.Minute, 0, 0
@@ -95,7 +103,7 @@ func (s *slowTable) lookup(key string, now time.Duration) *slowFlow {
 
 func (s *slowTable) refresh(f *slowFlow, was FlowState, now time.Duration) {
 	_, _, a := f.class()
-	_, _, b := (&slowFlow{state: was, proto: f.proto}).class()
+	_, _, b := (&slowFlow{state: was, proto: f.proto, uplink: f.uplink}).class()
 	if f.used != now || a != b {
 		s.last(slices.Index(s.flows, f))
 	}
@@ -104,7 +112,7 @@ func (s *slowTable) refresh(f *slowFlow, was FlowState, now time.Duration) {
 
 // expire forgets up to n, those of the queue that comes first before others.
 func (s *slowTable) expire(now time.Duration, n int) {
-	for place := 0; place <= 8; place++ {
+	for place := range 18 {
 		for i := 0; i < len(s.flows) && n > 0; {
 			if _, _, p := s.flows[i].class(); p == place && s.flows[i].over(now) {
 				s.drop(i)
@@ -122,19 +130,37 @@ func (s *slowTable) create(f *slowFlow, now time.Duration) bool {
 		if len(s.flows) == 0 {
 			return false
 		}
-		best := 0
-		for i, f := range s.flows {
-			_, a, p := f.class()
-			_, b, q := s.flows[best].class()
-			if a < b || a == b && (f.used < s.flows[best].used || f.used == s.flows[best].used && p < q) {
-				best = i
-			}
-		}
-		s.drop(best)
+		s.drop(s.first())
 	}
 	f.used, f.packets[0] = now, 1
 	s.flows = append(s.flows, f)
 	return true
+}
+
+// first is the flow that is given up first: of those that are, the oldest of the place that has most.
+func (s *slowTable) first() int {
+	unanswered, places := 0, map[int]int{}
+	for _, f := range s.flows {
+		_, yields, place := f.class()
+		places[place]++
+		if yields == 0 {
+			unanswered++
+		}
+	}
+	rank := func(f *slowFlow) []int64 {
+		_, yields, place := f.class()
+		if yields == 0 && unanswered <= len(s.flows)/16 {
+			yields = 3
+		}
+		return []int64{int64(yields), int64(-places[place]), int64(f.used), int64(place % 9), int64(place)}
+	}
+	best := 0
+	for i, f := range s.flows {
+		if slices.Compare(rank(f), rank(s.flows[best])) < 0 {
+			best = i
+		}
+	}
+	return best
 }
 
 // Two guests' tables do what the slow ones do, whatever comes in whatever order, and never more than they may.
@@ -211,7 +237,7 @@ func TestFlowOracle(t *testing.T) {
 					flags = rapid.SampledFrom([]byte{tcpSYN, tcpSYN, tcpACK, tcpACK, tcpSYN | tcpACK, tcpSYN | tcpACK, tcpRST}).Draw(rt, "flags")
 					back = back && flags != tcpSYN
 				}
-				playOracle(rt, fast[g], slow[g], packet(g, n, proto, back, flags), fmt.Sprint(n, proto), back, flags, now)
+				playOracle(rt, fast[g], slow[g], packet(g, n, proto, back, flags), fmt.Sprint(n, proto), n%2 == 1, back, flags, now)
 			}
 			for g := range fast {
 				compareOracle(rt, fast[g], slow[g], now)
@@ -225,8 +251,11 @@ func TestFlowOracle(t *testing.T) {
 }
 
 // playOracle looks a packet up in both, and makes the flow where there is none.
-func playOracle(t *rapid.T, fast *FlowTable, slow *slowTable, p *Packet, key string, back bool, flags byte, now time.Duration) {
+func playOracle(t *rapid.T, fast *FlowTable, slow *slowTable, p *Packet, key string, uplink, back bool, flags byte, now time.Duration) {
 	from, to, dir := SideGuest, SideUplink, 0
+	if uplink {
+		from, to = to, from
+	}
 	if back {
 		from, to, dir = to, from, 1
 	}
@@ -256,7 +285,7 @@ func playOracle(t *rapid.T, fast *FlowTable, slow *slowTable, p *Packet, key str
 		if p.Proto == 6 {
 			state = TCPSynSent
 		}
-		if made := slow.create(&slowFlow{key: key, state: state, proto: p.Proto}, now); made != (r == None) {
+		if made := slow.create(&slowFlow{key: key, state: state, proto: p.Proto, uplink: uplink}, now); made != (r == None) {
 			t.Fatalf("%s: %v, want made %v", key, r, made)
 		}
 		return

@@ -127,7 +127,7 @@ func TestFlowSize(t *testing.T) {
 	if n := unsafe.Offsetof(Flow{}.used); n > 64 {
 		t.Errorf("a lookup reads %d bytes", n)
 	}
-	for q := range queueCount {
+	for q := range queueKinds {
 		if queueIdle[q] == 0 {
 			t.Errorf("queue %d has no idle time", q)
 		}

@@ -22,10 +22,14 @@ const (
 	slabSize  = 1 << slabShift // flows; buckets come in as many
 	firstSlab = 16             // of a guest with few flows
 	slabGrain = 6              // a slab begins with this part of the flows, as a power of two
+
+	// sparedPart is the part of a guest's flows, as a power of two, that nobody need have answered yet when others are given up. What is being opened
+	// has to live for a round trip among flows that stay for hours.
+	sparedPart = 4
 )
 
 // queueID names a queue. A queue holds the flows with one idle time, those that were used last at its end, so that what has
-// expired is at its head. They stand in the order in which a guest gives flows up.
+// expired is at its head. They stand in the order in which a guest gives flows up, and once more for what the uplink has opened.
 type queueID uint8
 
 const (
@@ -38,18 +42,29 @@ const (
 	queueUDP
 	queueEcho
 	queueOther
-	queueCount
+	queueKinds
+
+	queueCount = 2 * queueKinds
 )
 
-var queueIdle = [queueCount]time.Duration{
+var queueIdle = [queueKinds]time.Duration{
 	queueTCPOpening: TCPTransitoryIdle, queueUDPUnreplied: UDPUnrepliedIdle, queueEchoUnreplied: EchoIdle, queueOtherUnreplied: OtherIdle,
 	queueTCPClosing: TCPTransitoryIdle, queueTCP: TCPEstablishedIdle, queueUDP: UDPIdle, queueEcho: EchoIdle, queueOther: OtherIdle,
 }
+
+func (q queueID) idle() time.Duration { return queueIdle[q%queueKinds] }
 
 // yields are the groups of queues in the order in which a guest gives flows up: what nobody has answered, what is over, the others.
 var yields = [...][2]queueID{{queueTCPOpening, queueOtherUnreplied}, {queueTCPClosing, queueTCPClosing}, {queueTCP, queueOther}}
 
 func (f *Flow) queueOf() queueID {
+	if f.From == SideUplink {
+		return queueKinds + f.kind()
+	}
+	return f.kind()
+}
+
+func (f *Flow) kind() queueID {
 	switch f.State {
 	case TCPSynSent, TCPSynReceived:
 		return queueTCPOpening
@@ -93,8 +108,14 @@ type FlowTable struct {
 	buckets int
 	mask    uint32 // the buckets, rounded up to a power of two, less one
 
-	queues    [queueCount]struct{ oldest, newest uint32 }
+	queues    [queueCount]queue
 	datagrams *[MaxDatagrams]datagram
+}
+
+// queue is a list of flows.
+type queue struct {
+	oldest, newest uint32
+	n              int
 }
 
 // NewFlowTable makes a table for at most max flows, which take their place in total.
@@ -282,6 +303,7 @@ func (t *FlowTable) enqueue(i uint32, now time.Duration) {
 		t.at(q.newest).newer = i
 	}
 	q.newest = i
+	q.n++
 }
 
 func (t *FlowTable) dequeue(i uint32) {
@@ -297,22 +319,41 @@ func (t *FlowTable) dequeue(i uint32) {
 	} else {
 		t.at(f.newer).older = f.older
 	}
+	q.n--
 }
 
 // oldest is the flow that a guest gives up first; there must be one.
 func (t *FlowTable) oldest() uint32 {
-	for _, group := range yields {
-		var first uint32
-		for q := group[0]; q <= group[1]; q++ {
-			if i := t.queues[q].oldest; i != 0 && (first == 0 || t.at(i).queued < t.at(first).queued) {
-				first = i
-			}
+	unanswered := 0
+	for q := yields[0][0]; q <= yields[0][1]; q++ {
+		unanswered += t.queues[q].n + t.queues[q+queueKinds].n
+	}
+	for g, group := range yields {
+		if g == 0 && unanswered <= t.count>>sparedPart {
+			continue
 		}
-		if first != 0 {
-			return first
+		if i := t.oldestOf(group); i != 0 {
+			return i
 		}
 	}
-	return 0
+	return t.oldestOf(yields[0])
+}
+
+// oldestOf is the oldest of the queue of a group that has most flows, or 0: what one side opens in numbers, pings or connections, costs the other
+// side nothing, and nothing of another kind.
+func (t *FlowTable) oldestOf(group [2]queueID) uint32 {
+	var most *queue
+	for q := group[0]; q <= group[1]; q++ {
+		for _, q := range [2]*queue{&t.queues[q], &t.queues[q+queueKinds]} {
+			if q.n > 0 && (most == nil || q.n > most.n || q.n == most.n && t.at(q.oldest).queued < t.at(most.oldest).queued) {
+				most = q
+			}
+		}
+	}
+	if most == nil {
+		return 0
+	}
+	return most.oldest
 }
 
 // expire forgets at most n flows that have expired, and tells how many.
@@ -364,7 +405,7 @@ func (t *FlowTable) Close() {
 	t.total.give(t.count, t.count, t.share)
 	t.total.reserved.Add(int64(-t.share))
 	t.release()
-	t.max, t.share, t.count, t.queues, t.datagrams = 0, 0, 0, [queueCount]struct{ oldest, newest uint32 }{}, nil
+	t.max, t.share, t.count, t.queues, t.datagrams = 0, 0, 0, [queueCount]queue{}, nil
 }
 
 // SetVerdict notes what another generation of the policy says of a flow that was found. It tells whether the flow is still

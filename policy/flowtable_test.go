@@ -64,7 +64,7 @@ func TestFlowFlood(t *testing.T) {
 	}
 }
 
-// What a guest gives up: first what nobody has answered, then what is over, then what was used last longest ago.
+// What a guest gives up: first what nobody has answered, then what is over, then what was used last longest ago of what it has most of.
 func TestFlowOrder(t *testing.T) {
 	table := NewFlowTable(6, NewFlowBudget(100))
 	at := func(i int) time.Duration { return time.Hour + time.Duration(i)*2*time.Second }
@@ -96,13 +96,114 @@ func TestFlowOrder(t *testing.T) {
 		}
 		return s
 	}
-	for i, want := range []string{"123456", "12346", "1234", "134", "14", "1"} {
+	for i, want := range []string{"123456", "12346", "1234", "134", "13", "13"} {
 		if got := have(); got != want {
 			t.Fatalf("after %d: %s, want %s", i, got, want)
 		}
 		create(100+i, at(8))
 		// It is answered, so that it is not the next to go.
 		table.Lookup(udpFlow(100+i).packet(t, true, 17, udp(1)), SideUplink, at(8))
+	}
+}
+
+// fromUplink are the ends of flow i of a guest, which a host on the uplink opens.
+func fromUplink(guest byte, i int) flowEnds {
+	e := numbered(guest, i)
+	return flowEnds{e.dst, e.src}
+}
+
+// What the uplink opens toward a guest, from whatever addresses, with answers or without, costs neither what the guest has opened nor what
+// else there is: established connections, those that are being opened, and datagrams.
+func TestFlowFloodFromUplink(t *testing.T) {
+	const most = 1000
+	answered := func(t *testing.T, table *FlowTable, e flowEnds, proto uint8, ask, answer []byte, from, to Side, now time.Duration) {
+		t.Helper()
+		if _, r := table.Create(e.packet(t, false, proto, ask), from, to, 1, 1, now); r != None {
+			t.Fatal(r)
+		}
+		if hit, ok := table.Lookup(e.packet(t, true, proto, answer), to, now); !ok || hit.Reason != None {
+			t.Fatal(ok, hit.Reason)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		one  func(t *testing.T, table *FlowTable, i int, now time.Duration)
+	}{
+		{"pings", func(t *testing.T, table *FlowTable, i int, now time.Duration) {
+			answered(t, table, fromUplink(10, 1<<16+i), 1, echo(8, uint16(i)), echo(0, uint16(i)), SideUplink, SideGuest, now)
+		}},
+		{"datagrams", func(t *testing.T, table *FlowTable, i int, now time.Duration) {
+			answered(t, table, fromUplink(10, 1<<16+i), 17, udp(1), udp(1), SideUplink, SideGuest, now)
+		}},
+		{"SYN", func(t *testing.T, table *FlowTable, i int, now time.Duration) {
+			if _, r := table.Create(fromUplink(10, 1<<16+i).packet(t, false, 6, tcpBytes(tcpSYN, 0, 0, 1000, 0)), SideUplink, SideGuest, 1, 1, now); r != None {
+				t.Fatal(r)
+			}
+		}},
+		{"connections", func(t *testing.T, table *FlowTable, i int, now time.Duration) {
+			e := fromUplink(10, 1<<16+i)
+			if _, r := table.Create(e.packet(t, false, 6, tcpBytes(tcpSYN, 0, 0, 1000, 0)), SideUplink, SideGuest, 1, 1, now); r != None {
+				t.Fatal(r)
+			}
+			table.Lookup(e.packet(t, true, 6, tcpBytes(tcpSYN|tcpACK, 0, 1, 1000, 0)), SideGuest, now)
+			if hit, _ := table.Lookup(e.packet(t, false, 6, tcpBytes(tcpACK, 1, 1, 1000, 0)), SideUplink, now); hit.State != TCPEstablished {
+				t.Fatal(hit.State)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table, now := NewFlowTable(most, NewFlowBudget(1<<20)), time.Hour
+			openTCP(t, table, numbered(10, 1), now)
+			answered(t, table, numbered(10, 2), 17, udp(1), udp(1), SideGuest, SideUplink, now)
+			syn(t, table, numbered(10, 3), now)
+			answered(t, table, fromUplink(10, 4), 132, make([]byte, 12), make([]byte, 12), SideUplink, SideGuest, now)
+			for i := range 3 * most {
+				now += time.Millisecond
+				c.one(t, table, i, now)
+			}
+			if table.Len() != most {
+				t.Errorf("%d flows", table.Len())
+			}
+			for i, f := range []struct {
+				e     flowEnds
+				proto uint8
+				l4    []byte
+			}{{numbered(10, 1), 6, tcp(2)}, {numbered(10, 2), 17, udp(1)}, {numbered(10, 3), 6, tcp(2)}, {fromUplink(10, 4), 132, make([]byte, 12)}} {
+				if !has(t, table, f.e, f.proto, f.l4, now) {
+					t.Errorf("flow %d is gone", i+1)
+				}
+			}
+		})
+	}
+}
+
+// Among connections that stay, several at a time come about: none is given up for the next one before it can be answered.
+func TestFlowOpeningAmongEstablished(t *testing.T) {
+	const most, opening = 1000, 50
+	table := NewFlowTable(most, NewFlowBudget(1<<20))
+	for i := range most {
+		openTCP(t, table, numbered(10, 1<<16+i), time.Hour)
+	}
+	for i := range opening {
+		syn(t, table, numbered(10, i), time.Hour+time.Second)
+	}
+	for i := range opening {
+		if !has(t, table, numbered(10, i), 6, tcp(2), time.Hour+time.Second) {
+			t.Errorf("%d of %d is gone", i, opening)
+		}
+	}
+	// No more than a part of what stands can be had so.
+	for i := range 10 * most {
+		syn(t, table, numbered(10, 2<<16+i), time.Hour+time.Minute)
+	}
+	established := 0
+	for _, f := range snapshot(table, time.Hour+time.Minute) {
+		if f.State == TCPEstablished {
+			established++
+		}
+	}
+	if established < most*15/16-1 {
+		t.Errorf("%d connections are left", established)
 	}
 }
 

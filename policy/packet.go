@@ -438,7 +438,8 @@ func (p *Packet) checkOffload() Reason {
 }
 
 // checksumFits tells whether a partial checksum is the transport's, or one behind its header, as of a tunnel's inner packet. The
-// kernel writes it after the packet was judged, so it must not change what was read. A fragment's is always whole.
+// kernel writes it after the packet was judged, so it must not change what was read: headers, what DHCP says, what an ICMP error quotes. A
+// fragment's is always whole.
 func (p *Packet) checksumFits() bool {
 	start := int(p.CsumStart)
 	field := start + int(p.CsumOffset)
@@ -456,12 +457,12 @@ func (p *Packet) checksumFits() bool {
 		if start == p.L4 {
 			return p.CsumOffset == 6
 		}
-		header = 8
-	case p.Proto == ProtoICMP, p.Proto == ProtoICMPv6:
-		if start == p.L4 {
-			return p.Proto == ProtoICMPv6 && p.CsumOffset == 2
+		if p.mayBeDHCP() {
+			return false
 		}
 		header = 8
+	case p.Proto == ProtoICMP, p.Proto == ProtoICMPv6:
+		return start == p.L4 && p.Proto == ProtoICMPv6 && p.CsumOffset == 2
 	case p.hasPorts():
 		header = 4
 	}

@@ -427,6 +427,9 @@ func TestPartialChecksum(t *testing.T) {
 	gre := v4(47, make([]byte, 60), nil)
 	first := v4(17, udp(32), func(ip []byte) { ip[6] = 0x20 })
 	later := v4(17, make([]byte, 40), func(ip []byte) { ip[7] = 9 })
+	port := func(n uint16, b []byte) []byte { binary.BigEndian.PutUint16(b[2:], n); return b }
+	client4, server4, server6 := v4(17, port(68, udp(300)), nil), v4(17, port(67, udp(300)), nil), v6(17, port(547, udp(30)), nil)
+	unreachable := v4(1, cat([]byte{3, 1, 0, 0, 0, 0, 0, 0}, v4(17, udp(8), nil)[EthernetLen:]), nil)
 	for _, c := range []struct {
 		name       string
 		frame      []byte
@@ -449,6 +452,13 @@ func TestPartialChecksum(t *testing.T) {
 		{"the type of ICMP", echo, 34, 0, Malformed},
 		{"a first fragment", first, 34, 6, Malformed},
 		{"a later fragment", later, 34, 6, Malformed},
+		{"DHCP's own", client4, 34, 6, None},
+		{"DHCP's operation", client4, 42, 0, Malformed},
+		{"the relay in DHCP", server4, 42, 24, Malformed},
+		{"DHCPv6's own", server6, 54, 6, None},
+		{"DHCPv6's message type", server6, 62, 0, Malformed},
+		{"in the data of an echo request", echo, 42, 4, Malformed},
+		{"the source that an ICMP error quotes", unreachable, 42, 12, Malformed},
 		{"half beyond the end", u4, 34, uint16(len(u4) - 34 - 1), Malformed},
 	} {
 		var p Packet
