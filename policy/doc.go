@@ -10,7 +10,9 @@
 //	tcp.go            which segments a TCP connection can send
 //	fragment.go       later fragments follow their first
 //	quote.go          which flow an ICMP error is about
-//	flowtable.go      the memory of flows: expiry, listing; flowbudget.go shares it out to the guests
+//	flowtable.go      the memory of flows: finding, listing
+//	flowqueue.go      which flows end first, by age or where there are too many
+//	flowbudget.go     how many flows each guest may have of all
 //	compile.go        chains of rules, compiled to the sets of bitset.go, so that no walk over all finds the first match
 //	limit.go          token buckets
 //	rule.go           rules, chains and limits as package config reads them

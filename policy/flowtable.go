@@ -11,9 +11,6 @@ const (
 	// SweepStep is a number of flows to look at in a call of Sweep or DeleteIf that keeps it below a millisecond.
 	SweepStep = 1024
 
-	// queueGrain is by how much the order of a queue may be wrong: a busy flow moves to its end only so often.
-	queueGrain = time.Second
-
 	// Memory comes in slabs. One of 256 flows is 7 pages of the Go heap to the byte. What Create takes where it makes one goes by their size: 42 µs
 	// for 1024 flows of 240 bytes (median; 93 at the 90th percentile) and 23 (58) for 512, on a machine where a page fault costs 16; a step of
 	// Sweep takes 90. What took longer than 1 ms was as frequent among lookups, which allocate nothing: other work on the machine. The collector
@@ -23,72 +20,11 @@ const (
 	firstSlab = 16             // of a guest with few flows
 	slabGrain = 6              // a slab begins with this part of the flows, as a power of two
 
-	// sparedPart is the part of a guest's flows, as a power of two, that nobody need have answered yet when others are given up. What is being opened
-	// has to live for a round trip among flows that stay for hours.
-	sparedPart = 4
 )
-
-// queueID names a queue. A queue holds the flows with one idle time, those that were used last at its end, so that what has
-// expired is at its head. They stand in the order in which a guest gives flows up, and once more for what the uplink has opened.
-type queueID uint8
-
-const (
-	queueTCPOpening queueID = iota
-	queueUDPUnreplied
-	queueEchoUnreplied
-	queueOtherUnreplied
-	queueTCPClosing
-	queueTCP
-	queueUDP
-	queueEcho
-	queueOther
-	queueKinds
-
-	queueCount = 2 * queueKinds
-)
-
-var queueIdle = [queueKinds]time.Duration{
-	queueTCPOpening: TCPTransitoryIdle, queueUDPUnreplied: UDPUnrepliedIdle, queueEchoUnreplied: EchoIdle, queueOtherUnreplied: OtherIdle,
-	queueTCPClosing: TCPTransitoryIdle, queueTCP: TCPEstablishedIdle, queueUDP: UDPIdle, queueEcho: EchoIdle, queueOther: OtherIdle,
-}
-
-func (q queueID) idle() time.Duration { return queueIdle[q%queueKinds] }
-
-// yields are the groups of queues in the order in which a guest gives flows up: what nobody has answered, what is over, the others.
-var yields = [...][2]queueID{{queueTCPOpening, queueOtherUnreplied}, {queueTCPClosing, queueTCPClosing}, {queueTCP, queueOther}}
-
-func (f *Flow) queueOf() queueID {
-	if f.From == SideUplink {
-		return queueKinds + f.kind()
-	}
-	return f.kind()
-}
-
-func (f *Flow) kind() queueID {
-	switch f.State {
-	case TCPSynSent, TCPSynReceived:
-		return queueTCPOpening
-	case TCPEstablished, TCPFinWait, TCPCloseWait:
-		return queueTCP
-	case TCPLastAck, TCPTimeWait, TCPClosed:
-		return queueTCPClosing
-	}
-	q := queueOther
-	switch f.Key.Proto {
-	case ProtoUDP:
-		q = queueUDP
-	case ProtoICMP, ProtoICMPv6:
-		q = queueEcho
-	}
-	if f.State == FlowUnreplied {
-		q -= queueUDP - queueUDPUnreplied
-	}
-	return q
-}
 
 // FlowTable remembers the flows of one guest: those that it has opened, and those that the uplink or dom0 has opened toward it.
 // One guest's flows are never given up for another's. It is safe for concurrent use. Nothing that it does to one packet takes
-// longer when there are more flows: the hash table grows by a bucket or two with each flow (linear hashing), memory by at most 512
+// longer when there are more flows: the hash table grows by a bucket or two with each flow (linear hashing), memory by at most 256
 // flows, and what expires is at hand.
 type FlowTable struct {
 	mu    sync.Mutex
@@ -110,12 +46,6 @@ type FlowTable struct {
 
 	queues    [queueCount]queue
 	datagrams *[MaxDatagrams]datagram
-}
-
-// queue is a list of flows.
-type queue struct {
-	oldest, newest uint32
-	n              int
 }
 
 // NewFlowTable makes a table for at most max flows, which take their place in total.
@@ -280,96 +210,6 @@ func (t *FlowTable) unlink(i uint32) {
 // release gives the memory of an empty table back.
 func (t *FlowTable) release() {
 	t.slabs, t.used, t.free, t.heads, t.buckets, t.mask = nil, 0, 0, nil, 0, 0
-}
-
-// touch refreshes a flow.
-func (t *FlowTable) touch(i uint32, now time.Duration) {
-	f := t.at(i)
-	f.used = now
-	if now-f.queued >= queueGrain || f.queueOf() != f.queue {
-		t.dequeue(i)
-		t.enqueue(i, now)
-	}
-}
-
-func (t *FlowTable) enqueue(i uint32, now time.Duration) {
-	f := t.at(i)
-	f.queue, f.queued = f.queueOf(), now
-	q := &t.queues[f.queue]
-	f.older, f.newer = q.newest, 0
-	if q.newest == 0 {
-		q.oldest = i
-	} else {
-		t.at(q.newest).newer = i
-	}
-	q.newest = i
-	q.n++
-}
-
-func (t *FlowTable) dequeue(i uint32) {
-	f := t.at(i)
-	q := &t.queues[f.queue]
-	if f.older == 0 {
-		q.oldest = f.newer
-	} else {
-		t.at(f.older).newer = f.newer
-	}
-	if f.newer == 0 {
-		q.newest = f.older
-	} else {
-		t.at(f.newer).older = f.older
-	}
-	q.n--
-}
-
-// oldest is the flow that a guest gives up first; there must be one.
-func (t *FlowTable) oldest() uint32 {
-	unanswered := 0
-	for q := yields[0][0]; q <= yields[0][1]; q++ {
-		unanswered += t.queues[q].n + t.queues[q+queueKinds].n
-	}
-	for g, group := range yields {
-		if g == 0 && unanswered <= t.count>>sparedPart {
-			continue
-		}
-		if i := t.oldestOf(group); i != 0 {
-			return i
-		}
-	}
-	return t.oldestOf(yields[0])
-}
-
-// oldestOf is the oldest of the queue of a group that has most flows, or 0: what one side opens in numbers, pings or connections, costs the other
-// side nothing, and nothing of another kind.
-func (t *FlowTable) oldestOf(group [2]queueID) uint32 {
-	var most *queue
-	for q := group[0]; q <= group[1]; q++ {
-		for _, q := range [2]*queue{&t.queues[q], &t.queues[q+queueKinds]} {
-			if q.n > 0 && (most == nil || q.n > most.n || q.n == most.n && t.at(q.oldest).queued < t.at(most.oldest).queued) {
-				most = q
-			}
-		}
-	}
-	if most == nil {
-		return 0
-	}
-	return most.oldest
-}
-
-// expire forgets at most n flows that have expired, and tells how many.
-func (t *FlowTable) expire(now time.Duration, n int) int {
-	done := 0
-	for q := range t.queues {
-		for done < n {
-			i := t.queues[q].oldest
-			if i == 0 || !t.at(i).expired(now) {
-				break
-			}
-			t.remove(i)
-			done++
-		}
-	}
-	return done
 }
 
 // Sweep forgets at most n flows that have expired, or that are beyond a lowered maximum. more tells that there may be others;
