@@ -140,7 +140,7 @@ policy "untrusted" {
     #packets = 100000
     # Bits a second: a number, or one with bit, kbit, Mbit, Gbit or Tbit, which are powers of 1000.
     #bandwidth = "500Mbit"
-    # Flows opened a second, by the guest and toward it.
+    # Flows opened a second, by the guest and from outside toward it; what other guests open toward it counts as theirs.
     new_flows = 2000
     # Flows at a time; beyond them one is forgotten for each new one: what nobody has answered first, and the oldest of what
     # there is most of. Default: 65536.

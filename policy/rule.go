@@ -142,7 +142,7 @@ type Chain struct {
 type Limits struct {
 	Packets   uint64 // packets a second, each direction; a GSO frame counts as its segments
 	Bandwidth uint64 // bits a second, each direction
-	NewFlows  uint64 // flows opened a second, by the guest and to it
+	NewFlows  uint64 // flows opened a second, by the guest and from outside to it; another guest's count as its own
 	Flows     uint64 // flows at a time, DefaultFlows where left out
 }
 
