@@ -204,7 +204,7 @@ host {
   }
 }
 
-# A question to the policy with the answer that it must have; `udrouter test` and `udrouter check` ask it.
+# A question to the policy with the answer that it must have; `udrouter check` asks it.
 test "anyone reaches the web server" {
   # "uplink", "host" or "domu:NAME". Required.
   from = "uplink"

@@ -9,7 +9,7 @@ import (
 	"udrouter/policy"
 )
 
-// decodeTests reads the questions that `udrouter test` asks of the policy. Their addresses may be anyone's,
+// decodeTests reads the questions that `udrouter check` asks of the policy. Their addresses may be anyone's,
 // forged ones among them: a test may well expect that such a packet is dropped.
 func (d *decoder) decodeTests(raws []rawTest) {
 	for i := range raws {

@@ -237,7 +237,7 @@ func withoutKernel(line string) string {
 
 func writeTable(results map[int]*result) string {
 	var b strings.Builder
-	b.WriteString("| case | attack | sent | through the kernel, to | through udrouter |\n|---|---|---|---|---|\n")
+	b.WriteString("| case | attack | rows | through the kernel, to | through udrouter |\n|---|---|---|---|---|\n")
 	var sum result
 	for _, a := range cases.Attacks {
 		r := results[a.Number]

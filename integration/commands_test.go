@@ -126,6 +126,21 @@ func TestExplainCommand(t *testing.T) {
 	}
 }
 
+// What the README shows of explain is what it says.
+func TestREADMEExplains(t *testing.T) {
+	text := readFile(t, "../README.md")
+	_, text, ok := strings.Cut(text, "$ udrouter ")
+	line, text, _ := strings.Cut(text, "\n")
+	want, _, ok2 := strings.Cut(text, "```")
+	if !ok || !ok2 {
+		t.Fatal("README shows no command with its answer")
+	}
+	t.Chdir("..")
+	if out, _ := command(t, 0, strings.Fields(line)...); out != want {
+		t.Errorf("%s says\n%s", line, out)
+	}
+}
+
 // The questions to a running router, for people and as JSON with the contract's keys, and without a router.
 func TestQuestions(t *testing.T) {
 	w := newWire(t, strings.Replace(string(config.Reference), "\"enforce\"\n", "\"shadow\"\n", 1))
