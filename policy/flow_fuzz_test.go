@@ -33,8 +33,12 @@ func verify(t interface{ Fatalf(string, ...any) }, table *FlowTable) {
 			t.Fatalf("queue %d of %d ends at %d, not %d with %d", q, table.queues[q].n, table.queues[q].newest, last, inQueues-before)
 		}
 	}
-	for i := table.free; i != 0; i = table.at(i).chain {
+	for i, before := table.free, uint32(0); i != 0; i = table.at(i).chain {
+		if f := table.at(i); f.older != before || f.serial != 0 {
+			t.Fatalf("place %d is free behind %d: %+v", i, before, f)
+		}
 		free++
+		before = i
 	}
 	if inBuckets != table.count || inQueues != table.count || free+table.count != table.used || table.count > max(table.max, 0) {
 		t.Fatalf("%d flows, %d in buckets, %d in queues, %d free of %d", table.count, inBuckets, inQueues, free, table.used)

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"sync"
 	"time"
@@ -36,7 +37,7 @@ type FlowTable struct {
 
 	slabs  [][]Flow // index i is at i-1; the last slab grows by doubling
 	used   int      // indexes that were ever given out
-	free   uint32   // those that came back, by chain
+	free   uint32   // those that came back, by chain; older is the one before
 	count  int
 	serial uint32
 
@@ -170,7 +171,7 @@ func (t *FlowTable) split() {
 
 func (t *FlowTable) alloc() uint32 {
 	if i := t.free; i != 0 {
-		t.free = t.at(i).chain
+		t.take(i)
 		return i
 	}
 	switch s := t.used >> slabShift; {
@@ -201,7 +202,10 @@ func (t *FlowTable) unlink(i uint32) {
 	}
 	*p = f.chain
 	t.dequeue(i)
-	f.serial, f.chain, t.free = 0, t.free, i
+	if t.free != 0 {
+		t.at(t.free).older = i
+	}
+	f.serial, f.chain, f.older, t.free = 0, t.free, 0, i
 	if t.count--; t.count == 0 && len(t.slabs) > 1 {
 		t.release()
 	}
@@ -212,8 +216,94 @@ func (t *FlowTable) release() {
 	t.slabs, t.used, t.free, t.heads, t.buckets, t.mask = nil, 0, 0, nil, 0, 0
 }
 
+// take takes a place out of those that are free.
+func (t *FlowTable) take(i uint32) {
+	f := t.at(i)
+	if f.older == 0 {
+		t.free = f.chain
+	} else {
+		t.at(f.older).chain = f.chain
+	}
+	if f.chain != 0 {
+		t.at(f.chain).older = f.older
+	}
+}
+
+// shrink gives memory back, by at most n places, where more are free than taken: a flow in the last place moves to one that is free.
+func (t *FlowTable) shrink(n int) {
+	for ; n > 0 && t.count > 0 && t.used-t.count > max(t.count, slabSize); n-- {
+		last := uint32(t.used)
+		if t.at(last).serial == 0 {
+			t.take(last)
+		} else {
+			to := t.free
+			t.take(to)
+			t.move(last, to)
+		}
+		t.used--
+		if s := t.used >> slabShift; t.used&(slabSize-1) == 0 {
+			t.slabs[s] = nil
+			t.slabs = t.slabs[:s]
+		}
+		for i := 0; i < 2 && t.buckets > 4*(t.count+1); i++ {
+			t.merge()
+		}
+	}
+}
+
+// move puts a flow into a place that is nobody's. Whoever has a reference to it does not find it there any more, but for its datagrams.
+func (t *FlowTable) move(i, to uint32) {
+	f := t.at(to)
+	*f = *t.at(i)
+	p := t.head(f.hash)
+	for *p != i {
+		p = &t.at(*p).chain
+	}
+	*p = to
+	q := &t.queues[f.queue]
+	if f.older == 0 {
+		q.oldest = to
+	} else {
+		t.at(f.older).newer = to
+	}
+	if f.newer == 0 {
+		q.newest = to
+	} else {
+		t.at(f.newer).older = to
+	}
+	t.at(i).serial = 0
+	if t.datagrams == nil {
+		return
+	}
+	for d := range t.datagrams {
+		if ref := &t.datagrams[d].flow; *ref == (FlowRef{i, f.serial}) {
+			ref.index = to
+		}
+	}
+}
+
+// merge undoes the last split.
+func (t *FlowTable) merge() {
+	n := uint32(t.buckets - 1)
+	b, s := n&(t.mask>>1), int(n>>slabShift)
+	p := &t.heads[b>>slabShift][b&(slabSize-1)]
+	for *p != 0 {
+		p = &t.at(*p).chain
+	}
+	last := len(t.heads[s]) - 1
+	*p = t.heads[s][last]
+	if t.heads[s] = t.heads[s][:last]; last == 0 {
+		t.heads[s] = nil
+		t.heads = t.heads[:s]
+	}
+	if t.buckets--; n == t.mask>>1+1 {
+		t.mask >>= 1
+	}
+}
+
 // Sweep forgets at most n flows that have expired, or that are beyond a lowered maximum. more tells that there may be others;
-// another packet may come in between. A flow may stay for a second longer than Lookup finds it.
+// another packet may come in between. A flow may stay for a second longer than Lookup finds it. When it has less to forget, it gives back
+// memory that was needed before.
 func (t *FlowTable) Sweep(now time.Duration, n int) (more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -221,6 +311,7 @@ func (t *FlowTable) Sweep(now time.Duration, n int) (more bool) {
 	for ; done < n && t.count > t.max; done++ {
 		t.remove(t.oldest())
 	}
+	t.shrink(n - done)
 	return done == n
 }
 
@@ -289,28 +380,32 @@ func (t *FlowTable) Delete(r FlowRef) bool {
 }
 
 // DeleteIf forgets flows for which drop is true, n places from a position on, the first of which is 0. It returns the next
-// position, 0 when it is through. drop runs under the lock: it must be quick and not call the table.
+// position, 0 when it is through. drop runs under the lock: it must be quick and not call the table. Positions go down, as flows do that move, so that
+// none is passed over.
 func (t *FlowTable) DeleteIf(from uint32, n int, drop func(*Flow) bool) (next uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for ; n > 0 && int(from) < t.used; n-- {
-		from++
+	if from == 0 || int(from) > t.used {
+		from = uint32(t.used)
+	}
+	for ; n > 0 && from > 0 && t.count > 0; n-- {
 		if f := t.at(from); f.serial != 0 && drop(f) {
 			t.remove(from)
 		}
+		from--
 	}
-	if int(from) >= t.used {
+	if t.count == 0 {
 		return 0
 	}
 	return from
 }
 
 // Each calls f with a copy of each flow that has not expired, in no order, until f returns false. It holds the lock for a few
-// flows at a time and not while f runs, so that flows which come or go meanwhile may be missed.
+// flows at a time and not while f runs, so that flows which come or go meanwhile may be missed, and others be met twice.
 func (t *FlowTable) Each(now time.Duration, f func(*Flow) bool) {
 	flows := make([]Flow, 0, 64)
-	for from, more := 0, true; more; {
-		flows, from, more = t.some(flows[:0], from, now)
+	for from := math.MaxInt; from > 0; {
+		flows, from = t.some(flows[:0], from, now)
 		for i := range flows {
 			if !f(&flows[i]) {
 				return
@@ -319,16 +414,18 @@ func (t *FlowTable) Each(now time.Duration, f func(*Flow) bool) {
 	}
 }
 
-func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int, bool) {
+// some lists a few flows, from a position downward as DeleteIf, and tells where to go on.
+func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for n := 0; n < slabSize && from < t.used && len(flows) < cap(flows); n++ {
-		from++
+	from = min(from, t.used)
+	for n := 0; n < slabSize && from > 0 && len(flows) < cap(flows); n++ {
 		if f := t.at(uint32(from)); f.serial != 0 && !f.expired(now) {
 			flows = append(flows, *f)
 		}
+		from--
 	}
-	return flows, from, from < t.used
+	return flows, from
 }
 
 // Adopt takes a flow over that another table has listed, with its counters and what is known of its windows: after a restart no

@@ -207,6 +207,85 @@ func TestFlowOpeningAmongEstablished(t *testing.T) {
 	}
 }
 
+// The memory of a flood is given back when it is over, though the guest is never without a flow: or else the flows of all guests, one after the
+// other, would cost many times what they may at a time.
+func TestMemoryAfterFlood(t *testing.T) {
+	const flood = 1 << 16
+	total := NewFlowBudget(flood)
+	table := NewFlowTable(flood, total)
+	now, kept := time.Hour, numbered(10, 1)
+	openTCP(t, table, kept, now)
+	p := numbered(10, 0).packet(t, false, 17, udp(1))
+	for i := range flood - 2 {
+		p.SrcPort, p.DstPort = uint16(i), 53
+		if _, r := table.Create(p, SideGuest, SideUplink, 1, 1, now); r != None {
+			t.Fatal(r)
+		}
+	}
+	// These are the last, and a datagram of one is on its way in pieces.
+	last := numbered(10, 7)
+	piece := func(at int, more bool) *Packet {
+		b := udp(40)
+		if at > 0 {
+			b = make([]byte, 8)
+		}
+		p := new(Packet)
+		if r := p.Parse(last.frame(false, 17, b, fragmentField(9, at, more)), Offload{}); r != None {
+			t.Fatal(r)
+		}
+		return p
+	}
+	if _, r := table.Create(piece(0, true), SideGuest, SideUplink, 1, 1, now+15*time.Second); r != None || table.Len() != flood {
+		t.Fatal(r, table.Len())
+	}
+	now += 31 * time.Second
+	for range 2 * flood / SweepStep {
+		table.Sweep(now, SweepStep)
+		verify(t, table)
+	}
+	if n := len(table.slabs); table.Len() != 2 || n > 2 || table.buckets > 3*slabSize {
+		t.Errorf("%d flows in %d slabs, %d buckets", table.Len(), n, table.buckets)
+	}
+	if hit, ok := table.Lookup(piece(48, false), SideGuest, now); !ok || hit.Reason != None {
+		t.Errorf("the rest of the datagram: %v, %v", ok, hit.Reason)
+	}
+	for _, s := range parseScript(t, "> A 1 ack 1 len 10 | established") {
+		if got := playTCP(t, table, kept, [2]uint32{}, s, now); got != s.want {
+			t.Errorf("%s: %s", s.line, got)
+		}
+	}
+	for i := range 3000 {
+		syn(t, table, numbered(10, 1<<16+i), now)
+	}
+	if verify(t, table); table.Len() != 3002 || total.Used() != 3002 {
+		t.Errorf("%d flows, %d of the budget", table.Len(), total.Used())
+	}
+}
+
+// A walk that is interrupted by the return of memory misses nothing.
+func TestWalkWhileShrinking(t *testing.T) {
+	table := NewFlowTable(1<<14, NewFlowBudget(1<<14))
+	now := time.Hour
+	for i := range 10000 {
+		_, r := table.Create(numbered(10, i).packet(t, false, 17, udp(1)), SideGuest, SideUplink, 1, 1, now+time.Duration(i/9500)*20*time.Second)
+		if r != None {
+			t.Fatal(r)
+		}
+	}
+	now += 31 * time.Second
+	for table.Sweep(now, SweepStep) {
+	}
+	seen := map[FlowKey]bool{}
+	table.Each(now, func(f *Flow) bool {
+		table.Sweep(now, 64)
+		seen[f.Key] = true
+		return true
+	})
+	if len(seen) != 500 || len(table.slabs) > 4 {
+		t.Errorf("seen %d, %d slabs", len(seen), len(table.slabs))
+	}
+}
+
 // Beyond the maximum of all, who has flows gives up its own, and who has none gets none; what is given back can be taken.
 func TestFlowBudget(t *testing.T) {
 	total := NewFlowBudget(10)
@@ -222,7 +301,7 @@ func TestFlowBudget(t *testing.T) {
 	if r := syn(t, two, numbered(11, 1), time.Hour); r != FlowLimit {
 		t.Fatal(r)
 	}
-	one.Delete(FlowRef{1, snapshot(one, time.Hour)[0].serial})
+	one.Delete(FlowRef{1, one.at(1).serial})
 	if r := syn(t, two, numbered(11, 1), time.Hour); r != None {
 		t.Fatal(r)
 	}

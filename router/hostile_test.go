@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"udrouter/integration/cases"
 	"udrouter/policy"
@@ -182,6 +183,19 @@ func TestLearnedShares(t *testing.T) {
 	s.send(stack.UplinkSide, solicit(last))
 	if got := s.frames(stack.UplinkSide); len(got) != 0 {
 		t.Errorf("answered for a guest whose vif is gone: %+v", got)
+	}
+}
+
+// What is over is forgotten by the clock, not when a packet needs room: a guest that shows ever new addresses would have all that is remembered
+// looked through for each of them, and the others wait.
+func TestLearnedIsForgotten(t *testing.T) {
+	var p guestPresence
+	for i := range byte(10) {
+		p.learn(netip.AddrFrom4([4]byte{192, 0, 2, i}), time.Duration(i)*time.Second, 5*time.Second)
+	}
+	p.expire(10 * time.Second)
+	if len(p.until) != 4 {
+		t.Errorf("%d addresses are remembered, want the 4 that are not over", len(p.until))
 	}
 }
 

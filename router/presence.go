@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -98,7 +99,10 @@ func (p *guestPresence) learn(a netip.Addr, now, ttl time.Duration) []*stack.Fra
 		p.until = map[netip.Addr]time.Duration{}
 	}
 	if _, ok := p.until[a]; !ok && len(p.until) >= maxPresent {
-		p.forgetOne(now)
+		for other := range p.until { // of this guest's; not the oldest, for which all would have to be looked through
+			delete(p.until, other)
+			break
+		}
 	}
 	p.until[a] = now + ttl
 	waiting := p.waiting[a]
@@ -107,21 +111,6 @@ func (p *guestPresence) learn(a netip.Addr, now, ttl time.Duration) []*stack.Fra
 	}
 	delete(p.waiting, a)
 	return waiting.replies
-}
-
-// forgetOne makes room: what is over goes, or else any one of this guest's.
-func (p *guestPresence) forgetOne(now time.Duration) {
-	for a, until := range p.until {
-		if until <= now {
-			delete(p.until, a)
-		}
-	}
-	for a := range p.until {
-		if len(p.until) < maxPresent {
-			return
-		}
-		delete(p.until, a)
-	}
 }
 
 // answers tells whether a guest's address has shown itself within the network's TTL. If not, the reply is kept for when it does.
@@ -152,10 +141,11 @@ func (p *guestPresence) answers(n *config.Network, a netip.Addr, reply *stack.Fr
 	return false
 }
 
-// expire forgets what has waited too long.
+// expire forgets what has waited too long, and addresses that have not shown themselves for too long.
 func (p *guestPresence) expire(now time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	maps.DeleteFunc(p.until, func(_ netip.Addr, until time.Duration) bool { return until <= now })
 	for a, w := range p.waiting {
 		if w.until <= now {
 			delete(p.waiting, a)
