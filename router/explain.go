@@ -238,6 +238,10 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr) Answer {
 		a = a.refuse(policy.NoRoute, "dom0", Decision{})
 		a.Text = "Without a host block dom0 and guests do not meet"
 		return a
+	case r == policy.RouterLocal && from.Zone != policy.ZoneGuest:
+		a = a.refuse(r, "way", Decision{})
+		a.Text += "; where dom0 has the same address, its kernel gets it"
+		return a
 	case r == policy.RouterLocal && e.world.host:
 		a = a.refuse(r, "way", Decision{})
 		a.Text += "; where dom0 has the same address, host.ingress decides"

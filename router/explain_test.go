@@ -167,6 +167,10 @@ func TestExplainBeside(t *testing.T) {
 		{"dom0 to a guest, without a host block", alone, echo(fromHost, "2001:db8:3:2:1::10"), "drop", "dom0", "no-route", "host block"},
 		{"dom0 to the internet, without a host block", alone, echo(fromHost, "2001:db8:ffff::7"), "accept", "dom0", "", "without the router"},
 		{"a guest to dom0, without a host block", alone, policy.Question{From: fromOne, To: fromHost, Proto: policy.ProtoICMPv6}, "drop", "way", "host-policy", ""},
+		{"a guest to what dom0 may share", src, policy.Question{From: fromOne, Dst: cases.Router4, Proto: policy.ProtoTCP, Port: 22}, "drop", "way", "router-local", "host.ingress decides"},
+		{"the internet to what dom0 may share", src, policy.Question{From: fromUplink, Dst: cases.Router4, Proto: policy.ProtoTCP, Port: 22}, "drop", "way", "router-local", "its kernel gets it"},
+		{"the same, without a host block", alone, policy.Question{From: fromUplink, Dst: cases.Router4, Proto: policy.ProtoTCP, Port: 22}, "drop", "way", "router-local", "its kernel gets it"},
+		{"a guest to the router, without a host block", alone, policy.Question{From: fromOne, Dst: cases.Router4, Proto: policy.ProtoTCP, Port: 22}, "drop", "way", "router-local", "only echo."},
 		{"a pinned guest to its gateway", pinned, echo(fromOne, "fe80::1"), "accept", "router", "", "from fe80::10 "},
 		{"a guest to its gateway", src, echo(fromOne, "fe80::1"), "accept", "router", "", "from fe80::216:3eff:fe00:1 "},
 	} {
