@@ -78,7 +78,7 @@ func (w *worker) reject(p *policy.Packet, from *policy.Guest) {
 
 // sweep forgets flows that have expired, a bounded number of each guest's at a time.
 func (r *Router) sweep() {
-	const steps = 16
+	const steps = 64
 	for _, g := range r.Bindings.Guests {
 		for i := 0; i < steps && r.engine.Flows(g).Sweep(r.now(), policy.SweepStep); i++ {
 		}

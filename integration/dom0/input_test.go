@@ -149,6 +149,23 @@ func (b *inbox) get(packets ...[]byte) (out []string) {
 	return out
 }
 
+// admitted are the packets of TestInputRules that a chain admits by itself, as explain asks it.
+func admitted(t *testing.T, c *policy.Chain) (out []string) {
+	t.Helper()
+	m, err := policy.CompileChain(*c, func(string) []netip.Prefix { return nil })
+	must(t, err)
+	for port := range uint16(4) {
+		for _, e := range [][3]string{{askerV4, dom0V4, "v4"}, {askerV6, dom0V6, "v6"}} {
+			q := policy.Query{Src: netip.MustParseAddr(e[0]), Dst: netip.MustParseAddr(e[1]), SrcZone: policy.ZoneUplink, DstZone: policy.ZoneHost,
+				Proto: unix.IPPROTO_UDP, DstPort: 5000 + port, HasPort: true}
+			if action, _ := m.Match(&q); action == policy.Accept {
+				out = append(out, fmt.Sprint(port, e[2]))
+			}
+		}
+	}
+	return out
+}
+
 func TestInputRules(t *testing.T) {
 	w := newWorld(t)
 	b := w.inbox(5000, 5001, 5002, 5003)
@@ -204,6 +221,9 @@ func TestInputRules(t *testing.T) {
 			must(t, d.Update(w.input(c.chain)))
 			if got := b.get(all...); !slices.Equal(got, c.want) {
 				t.Errorf("%q arrived, not %q", got, c.want)
+			}
+			if got := admitted(t, c.chain); !slices.Equal(got, c.want) {
+				t.Errorf("the compiled chain admits %q, not %q", got, c.want)
 			}
 			n, err := d.Counters()
 			must(t, err)
