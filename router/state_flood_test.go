@@ -177,6 +177,19 @@ var stateFloods = []stateFlood{
 			binary.BigEndian.PutUint16(l4[4:], uint16(w.sent))
 		})}
 	}},
+	{name: "pings from the internet, spoofed, which the guest answers", flows: true, packet: func(w *floodWorld) (stack.Side, [][]byte) {
+		m, p := w.guest(cases.MAC1), w.provider()
+		ask := w.like("ping", func() []byte { return cases.Echo(p[0], p[1], w.x, w.one, false, 8) }, func(ip, _ []byte) { w.anywhere(ip, true) })
+		answer := w.like("pong", func() []byte { return cases.Echo(m[0], m[1], w.one, w.x, true, 8) }, func(ip, _ []byte) {
+			if w.v6 {
+				copy(ip[24:40], ask[policy.EthernetLen+8:])
+			} else {
+				copy(ip[16:20], ask[policy.EthernetLen+12:])
+			}
+		})
+		w.send(stack.UplinkSide, ask)
+		return stack.Guests, [][]byte{answer}
+	}},
 	{name: "first fragments of 64 KiB", flows: true, packet: func(w *floodWorld) (stack.Side, [][]byte) {
 		return stack.Guests, [][]byte{w.like("fragments", func() []byte {
 			return cases.UDP(w.RouterMAC, cases.MAC1, w.one, w.x, 1472, func(l gopacket.SerializableLayer) {
