@@ -37,9 +37,9 @@ type FlowKey struct {
 }
 
 // FlowKey is the key of the flow that a packet belongs to, and whether the packet goes from B to A. ok is false for what has no
-// flow: later fragments, ARP, all of ICMP but echo, and what a host sends to itself.
+// flow: later fragments, ARP, all of ICMP but echo, what hides behind a message, and what a host sends to itself.
 func (p *Packet) FlowKey() (key FlowKey, reversed, ok bool) {
-	if p.L4 == 0 || p.Src == p.Dst {
+	if p.L4 == 0 || p.Src == p.Dst || p.Hiding {
 		return key, false, false
 	}
 	key = FlowKey{A: p.Src.As16(), B: p.Dst.As16(), Proto: p.Proto, Family: 4}

@@ -81,6 +81,7 @@ type Packet struct {
 	Fragment bool       // one of several; an atomic fragment (RFC 6946) has a header, but is none
 	FragHdr  bool       // has an IPv6 Fragment header, atomic or not
 	Routed   bool       // has an IPv6 routing header that names further hops: Dst is not where it ends
+	Hiding   bool       // something stands behind an extension header that is a whole message to who takes it: see isMessage
 	FragOff  int        // bytes
 	FragLen  int        // bytes of the datagram that this fragment brings
 	More     bool       // more fragments follow
@@ -276,8 +277,11 @@ func (p *Packet) parseIPv6() Reason {
 // parseChain walks the extension headers (RFC 8200 4) to the transport header; b is the IPv6 datagram.
 func (p *Packet) parseChain(b []byte) Reason {
 	next, at := b[6], IPv6Len
+	message := uint8(ProtoNone)
 	for headers := 0; ; headers++ {
-		p.Proto = next
+		if p.Proto = next; next == ProtoNone {
+			p.Proto = message
+		}
 		var size int
 		switch next {
 		case ProtoHopByHop, ProtoRouting, ProtoDstOpts, ProtoMobility, ProtoHIP, ProtoShim6, ProtoAH, ProtoFragment:
@@ -327,8 +331,18 @@ func (p *Packet) parseChain(b []byte) Reason {
 		if r := p.noteHeader(next, b[:at+size], at); r != None {
 			return r
 		}
+		if isMessage(next, b[at:]) {
+			message = next
+			p.Hiding = p.Hiding || b[at] != ProtoNone
+		}
 		next, at = b[at], at+size
 	}
+}
+
+// isMessage tells whether an extension header is a message, of mobility (RFC 6275 6.1.1), HIP (RFC 7401 5.1) or Shim6 (RFC 5533 5.3). Who takes it
+// looks at nothing behind it, which therefore is no more than a pretence for rules to see.
+func isMessage(header uint8, b []byte) bool {
+	return header == ProtoMobility || header == ProtoHIP || header == ProtoShim6 && b[2]&0x80 == 0
 }
 
 // cutChain is a header chain that goes on beyond the datagram: a first fragment must hold all of it (RFC 7112 5).

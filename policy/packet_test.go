@@ -487,3 +487,38 @@ func TestReasonWords(t *testing.T) {
 		seen[w] = true
 	}
 }
+
+// Who takes a mobility, HIP or Shim6 control message (RFC 6275 6.1.1, RFC 7401 5.1, RFC 5533 5.3) takes it as the whole, and nothing behind it: so
+// it is what the rules see, and what pretends to be more belongs to no flow.
+func TestMessagesInExtensionHeaders(t *testing.T) {
+	message := func(next byte) []byte { return []byte{next, 0, 1, 0x21, 0, 0, 0, 0} }
+	for _, c := range []struct {
+		header      uint8
+		next        byte
+		b           []byte
+		behind      []byte
+		proto       uint8
+		opens       Reason
+		destination bool // options before it
+	}{
+		{ProtoMobility, ProtoNone, message(ProtoNone), nil, ProtoMobility, None, false},
+		{ProtoHIP, ProtoNone, message(ProtoNone), nil, ProtoHIP, None, true},
+		{ProtoShim6, ProtoNone, message(ProtoNone), nil, ProtoShim6, None, false},
+		{ProtoMobility, ProtoTCP, message(ProtoTCP), tcp(2), ProtoTCP, NoFlow, false},
+		{ProtoHIP, ProtoTCP, message(ProtoTCP), tcp(2), ProtoTCP, NoFlow, true},
+		{ProtoHIP, ProtoUDP, message(ProtoUDP), udp(9), ProtoUDP, NoFlow, false},
+		{ProtoHIP, ProtoMobility, message(ProtoMobility), message(ProtoNone), ProtoMobility, NoFlow, false},
+		{ProtoShim6, ProtoTCP, message(ProtoTCP), tcp(2), ProtoTCP, NoFlow, false},
+		{ProtoShim6, ProtoTCP, []byte{ProtoTCP, 0, 0x80, 0, 0, 0, 0, 7}, tcp(2), ProtoTCP, None, false}, // a payload header, which is one
+		{ProtoDstOpts, ProtoTCP, []byte{ProtoTCP, 0, 1, 4, 0, 0, 0, 0}, tcp(2), ProtoTCP, None, false},
+	} {
+		header, b := c.header, cat(c.b, c.behind)
+		if c.destination {
+			header, b = ProtoDstOpts, cat([]byte{c.header, 0, 1, 4, 0, 0, 0, 0}, b)
+		}
+		var p Packet
+		if r := p.Parse(v6(header, b, nil), Offload{}); r != None || p.Proto != c.proto || p.opens() != c.opens {
+			t.Errorf("%d, then %d: %v, protocol %d, %v", c.header, c.next, r, p.Proto, p.opens())
+		}
+	}
+}

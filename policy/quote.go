@@ -51,7 +51,7 @@ func (t *FlowTable) Related(p *Packet, from Side, now time.Duration) (hit FlowHi
 // of which there are 8 bytes at least. Only errors that hosts may get from afar have one: RFC 1122 3.2.2 without Source Quench
 // (RFC 6633) and Redirect, RFC 4443 3. None of them is ever sent in fragments.
 func (p *Packet) quoted() (q Packet, l4 []byte, ok bool) {
-	if p.L4 == 0 || p.Fragment || len(p.Frame) < p.L4+8 || !p.possibleMTU() {
+	if p.L4 == 0 || p.Fragment || p.Hiding || len(p.Frame) < p.L4+8 || !p.possibleMTU() {
 		return q, nil, false
 	}
 	b := p.Frame[p.L4+8:]
@@ -120,6 +120,10 @@ func (p *Packet) quotedIPv6(b []byte) (l4 []byte, ok bool) {
 		}
 		if len(b)-at < 8 {
 			return nil, false
+		}
+		if isMessage(next, b[at:]) {
+			p.Proto = next
+			return b[at:], true
 		}
 		size := (int(b[at+1]) + 1) * 8
 		switch next {
