@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/policy"
 	"udrouter/stack"
@@ -231,6 +232,29 @@ func TestPrefixCoversOthers(t *testing.T) {
 	if got := s.frames(stack.Guests); len(got) != 1 {
 		t.Errorf("sent %+v", got)
 	}
+}
+
+// A guest's prefix covers the broadcast address of the uplink's own subnet: nobody sends from that.
+func TestPrefixCoversBroadcast(t *testing.T) {
+	src := strings.NewReplacer("192.0.2.0/24", "192.0.1.0/24", `"192.0.2.1"`, `"192.0.1.129"`, `"routed"`, `"proxied"`,
+		`"192.0.2.10"`, `"192.0.1.32/27"`, `"192.0.2.11"`, `"192.0.1.130"`).Replace(string(config.Reference))
+	s := newSim(t, parseConfig(t, src), seedKernel()) // 192.0.1.0/26 is on the uplink
+	s.learn()
+	for a, want := range map[string]policy.Reason{"192.0.1.62": policy.None, "192.0.1.63": policy.MartianSrc} {
+		_, got := s.current.Load().FromGuest(parsed(t, cases.UDP(s.RouterMAC, cases.MAC1, netip.MustParseAddr(a), cases.X4, 8)))
+		if got != want {
+			t.Errorf("from %s: %v, want %v", a, got, want)
+		}
+	}
+}
+
+func parsed(t *testing.T, f []byte) *policy.Packet {
+	t.Helper()
+	p := new(policy.Packet)
+	if r := p.Parse(f, policy.Offload{}); r != policy.None {
+		t.Fatal(r)
+	}
+	return p
 }
 
 // The devices toward guests have the MTU that they were set up with, whatever becomes of the uplink's.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -62,6 +63,7 @@ func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, rou
 	w.take("the router's", w.Own)
 	w.take("dom0's", w.Held)
 	w.take("the provider's router's", w.Upstream)
+	w.take("a broadcast address on the uplink", broadcasts(k.Subnets))
 	w.warn(cfg, k)
 	return w
 }
@@ -76,6 +78,22 @@ func (w *world) take(whose string, list map[netip.Addr]bool) {
 		w.Taken[a] = true
 		w.warnings = append(w.warnings, fmt.Sprintf("%s is bound to domu %q, but it is %s: the guest may not use it; give the guest another address or prefix", a, g.Name, whose))
 	}
+}
+
+// broadcasts are the first and the last address of each IPv4 prefix that has such (RFC 1812 5.3.5, RFC 3021).
+func broadcasts(subnets []netip.Prefix) map[netip.Addr]bool {
+	m := map[netip.Addr]bool{}
+	for _, p := range subnets {
+		if !p.Addr().Is4() || p.Bits() > 30 {
+			continue
+		}
+		first := p.Masked().Addr()
+		b := first.As4()
+		last := binary.BigEndian.Uint32(b[:]) | 1<<(32-p.Bits()) - 1
+		binary.BigEndian.PutUint32(b[:], last)
+		m[first], m[netip.AddrFrom4(b)] = true, true
+	}
+	return m
 }
 
 // addRoutes takes the kernel's routes through the uplink, with the configured gateways in place of its defaults. A gateway
