@@ -57,7 +57,7 @@ func (d *decoder) checkNetworks() {
 // checkGateway judges the router's address toward the guests of a network.
 func (d *decoder) checkGateway(n *networkAt) {
 	u := &d.cfg.Uplink
-	first, last := edges(n.Prefix)
+	first, last := policy.Edges(n.Prefix)
 	switch g := n.Gateway; {
 	case g.Is6() && g.IsLinkLocalUnicast():
 		// On the guests' link only, so that even the provider's fe80::1 is another address.
@@ -81,18 +81,6 @@ func (d *decoder) checkGateway(n *networkAt) {
 func (d *decoder) providersGateway(n *networkAt, key string, at hcl.Range) {
 	d.conflictf(n.gateway, at, "Gateway is the provider's", "%s is the uplink's %s, which the provider's router has; toward guests it is answered for without being named here. Choose another address of %s, such as %s.",
 		n.Gateway, key, n.Prefix, d.freeAddr(n.Prefix))
-}
-
-// edges are the network and the broadcast address of an IPv4 prefix that has them, else invalid.
-func edges(p netip.Prefix) (first, last netip.Addr) {
-	if !p.Addr().Is4() || p.Bits() > 30 { // RFC 3021 has none in a /31
-		return
-	}
-	b := p.Addr().As4()
-	for i := p.Bits(); i < 32; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	return p.Addr(), netip.AddrFrom4(b)
 }
 
 // freeAddr is an address to suggest for a gateway.
@@ -200,7 +188,7 @@ func (d *decoder) reservations() *bart.Table[reserved] {
 	for i := range d.networks {
 		n := &d.networks[i]
 		if n.Prefix.IsValid() {
-			first, last := edges(n.Prefix)
+			first, last := policy.Edges(n.Prefix)
 			enter(first, fmt.Sprintf("the network address of %s", n.Prefix), n.prefix)
 			enter(last, fmt.Sprintf("the broadcast address of %s", n.Prefix), n.prefix)
 		}

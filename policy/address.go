@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/gaissmai/bart"
@@ -51,4 +52,16 @@ var martians = func() *bart.Table[AddrClass] {
 func Classify(a netip.Addr) AddrClass {
 	c, _ := martians.Lookup(a)
 	return c
+}
+
+// Edges are the first and the last address of an IPv4 prefix: the network's own and its directed broadcast, both of which hosts take for broadcasts
+// (RFC 1812 5.3.5). They are invalid for a prefix that has none: of IPv6, a /31 (RFC 3021) or a /32.
+func Edges(p netip.Prefix) (first, last netip.Addr) {
+	if !p.Addr().Is4() || p.Bits() > 30 {
+		return
+	}
+	first = p.Masked().Addr()
+	b := first.As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|1<<(32-p.Bits())-1)
+	return first, netip.AddrFrom4(b)
 }

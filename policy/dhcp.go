@@ -31,7 +31,7 @@ func (v *View) isDHCP(p *Packet, guest bool) bool {
 		return p.SrcPort == bootpServer || len(body) == 0 || body[0] == bootReply
 	case p.DstPort != bootpServer:
 		return false
-	case p.Src.IsUnspecified(), Classify(p.Dst) == BroadcastIP, v.isBroadcast(p.Dst):
+	case p.Src.IsUnspecified(), Classify(p.Dst) == BroadcastIP, v.Broadcasts[p.Dst]:
 		return true
 	case p.Fragment:
 		return guest || len(body) == 0 || body[0] == bootReply

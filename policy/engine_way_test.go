@@ -37,8 +37,13 @@ func newWay(t testing.TB, networks []*Network, guests []GuestPolicy, flows int) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := map[netip.Addr]bool{wayHost: true}
-	v := &View{Bindings: b, RouterMAC: testDst, UplinkMAC: wayUplinkMAC, Held: host, Upstream: host, LinkLocals: NewLinkLocals()}
+	host, broadcasts := map[netip.Addr]bool{wayHost: true}, map[netip.Addr]bool{}
+	for _, n := range networks {
+		if first, last := Edges(n.Prefix); first.IsValid() {
+			broadcasts[first], broadcasts[last] = true, true
+		}
+	}
+	v := &View{Bindings: b, RouterMAC: testDst, UplinkMAC: wayUplinkMAC, Held: host, Upstream: host, Broadcasts: broadcasts, LinkLocals: NewLinkLocals()}
 	return &way{view: v, engine: e, now: time.Hour}
 }
 

@@ -16,7 +16,9 @@ type View struct {
 	Held     map[netip.Addr]bool // dom0's kernel's own addresses
 	Upstream map[netip.Addr]bool // the provider's routers
 	UplinkLL netip.Addr          // the router's own link-local address on the uplink
-	Subnets  []netip.Prefix      // the kernel's connected IPv4 prefixes on the uplink, for their directed broadcasts
+
+	// Broadcasts are the directed broadcasts of the networks and of the kernel's connected prefixes on the uplink, see Edges.
+	Broadcasts map[netip.Addr]bool
 
 	// Taken are addresses that a guest's prefix covers and that are the router's, dom0's or the provider's all the same.
 	Taken map[netip.Addr]bool
@@ -105,7 +107,7 @@ func (v *View) guestSource(g *Guest, p *Packet) Reason {
 	if v.owns(g, p.Src) {
 		return None
 	}
-	if v.Own[p.Src] || v.Held[p.Src] || v.Upstream[p.Src] || v.isBroadcast(p.Src) {
+	if v.Own[p.Src] || v.Held[p.Src] || v.Upstream[p.Src] || v.Broadcasts[p.Src] {
 		return MartianSrc
 	}
 	if p.IsIPv4() {
@@ -183,7 +185,7 @@ func (v *View) FromUplink(p *Packet) Reason {
 		if v.ours(p.Src) {
 			return SpoofUplink
 		}
-		if v.isBroadcast(p.Src) {
+		if v.Broadcasts[p.Src] {
 			return MartianSrc
 		}
 	default:
@@ -210,7 +212,7 @@ func (v *View) FromUplink(p *Packet) Reason {
 
 // uplinkARP wants a sender that may be a station on the uplink. A probe has no sender address (RFC 5227 1.1).
 func (v *View) uplinkARP(p *Packet) Reason {
-	if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) || v.isBroadcast(p.ARP.SPA) {
+	if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) || v.Broadcasts[p.ARP.SPA] {
 		return ARPSpoof
 	}
 	switch Classify(p.ARP.SPA) {
@@ -269,7 +271,7 @@ func (v *View) destination(p *Packet, uplink bool) Reason {
 		}
 		return LinkLocal
 	case Unicast:
-		if v.isBroadcast(p.Dst) {
+		if v.Broadcasts[p.Dst] {
 			return Broadcast
 		}
 	default:
@@ -306,33 +308,6 @@ func icmpType(p *Packet) Reason {
 		return ICMPType
 	}
 	return None
-}
-
-// isBroadcast tells whether an IPv4 address is the directed broadcast (all ones or all zeros, RFC 1812 5.3.5) of a prefix.
-func (v *View) isBroadcast(a netip.Addr) bool {
-	if !a.Is4() {
-		return false
-	}
-	if n := v.Network(a); n != nil && edge(n.Prefix, a) {
-		return true
-	}
-	for _, p := range v.Subnets {
-		if p.Contains(a) && edge(p, a) {
-			return true
-		}
-	}
-	return false
-}
-
-// edge tells whether a is the first or last address of a prefix that has such (RFC 3021: a /31 has none).
-func edge(p netip.Prefix, a netip.Addr) bool {
-	if p.Bits() > 30 {
-		return false
-	}
-	b := a.As4()
-	host := uint32(1)<<(32-p.Bits()) - 1
-	low := (uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])) & host
-	return low == 0 || low == host
 }
 
 // isMLD tells whether a packet is Multicast Listener Discovery (RFC 2710, 3810), which every IPv6 host sends.

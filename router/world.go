@@ -2,7 +2,6 @@ package router
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -40,14 +39,18 @@ type world struct {
 func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, routerMAC policy.MAC, guestMTU, duplicates int, k stack.Kernel) *world {
 	w := &world{kernel: k, config: map[*policy.Network]*config.Network{}, isolate: cfg.Bridge.Isolate, host: cfg.Host != nil, gatewayFor: map[bool]netip.Addr{}}
 	w.View = policy.View{
-		Bindings: b, RouterMAC: routerMAC, UplinkMAC: k.Uplink.MAC, Subnets: k.Subnets, LinkLocals: ll,
-		Own: map[netip.Addr]bool{linkLocal1: true}, Held: map[netip.Addr]bool{}, Upstream: map[netip.Addr]bool{}, Taken: map[netip.Addr]bool{},
+		Bindings: b, RouterMAC: routerMAC, UplinkMAC: k.Uplink.MAC, LinkLocals: ll,
+		Own: map[netip.Addr]bool{linkLocal1: true}, Held: map[netip.Addr]bool{}, Upstream: map[netip.Addr]bool{}, Taken: map[netip.Addr]bool{}, Broadcasts: map[netip.Addr]bool{},
 	}
 	w.UplinkLL = uplinkLinkLocal(k, duplicates)
 	w.guestMTU, w.global6 = guestMTU, k.Global6
 	for i, n := range b.Networks {
 		w.config[n] = &cfg.Networks[i]
 		w.Own[n.Gateway] = true
+		w.addBroadcasts(n.Prefix)
+	}
+	for _, p := range k.Subnets {
+		w.addBroadcasts(p)
 	}
 	for _, a := range k.Held {
 		w.Held[a] = true
@@ -63,7 +66,7 @@ func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, rou
 	w.take("the router's", w.Own)
 	w.take("dom0's", w.Held)
 	w.take("the provider's router's", w.Upstream)
-	w.take("a broadcast address on the uplink", broadcasts(k.Subnets))
+	w.take("a broadcast address", w.Broadcasts)
 	w.warn(cfg, k)
 	return w
 }
@@ -80,20 +83,10 @@ func (w *world) take(whose string, list map[netip.Addr]bool) {
 	}
 }
 
-// broadcasts are the first and the last address of each IPv4 prefix that has such (RFC 1812 5.3.5, RFC 3021).
-func broadcasts(subnets []netip.Prefix) map[netip.Addr]bool {
-	m := map[netip.Addr]bool{}
-	for _, p := range subnets {
-		if !p.Addr().Is4() || p.Bits() > 30 {
-			continue
-		}
-		first := p.Masked().Addr()
-		b := first.As4()
-		last := binary.BigEndian.Uint32(b[:]) | 1<<(32-p.Bits()) - 1
-		binary.BigEndian.PutUint32(b[:], last)
-		m[first], m[netip.AddrFrom4(b)] = true, true
+func (w *world) addBroadcasts(p netip.Prefix) {
+	if first, last := policy.Edges(p); first.IsValid() {
+		w.Broadcasts[first], w.Broadcasts[last] = true, true
 	}
-	return m
 }
 
 // addRoutes takes the kernel's routes through the uplink, with the configured gateways in place of its defaults. A gateway
