@@ -177,7 +177,7 @@ func checkChain(t *testing.T, c *Config, chain policy.Chain) {
 			t.Errorf("rule %+v", r)
 		}
 		for _, p := range r.Ports {
-			if p.First == 0 || p.First > p.Last || r.Proto != protoTCP && r.Proto != protoUDP {
+			if p.First == 0 || p.First > p.Last || r.Proto != policy.ProtoTCP && r.Proto != policy.ProtoUDP {
 				t.Errorf("rule %+v", r)
 			}
 		}

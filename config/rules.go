@@ -79,19 +79,10 @@ func (d *decoder) hasPorts(ports, protoKey *hcl.Attribute, proto int) {
 	switch {
 	case protoKey == nil:
 		d.errorf(ports.NameRange, "Ports without a protocol", `Ports are a protocol's. Add proto = "tcp" or proto = "udp"; for both, write two rules.`)
-	case proto != protoTCP && proto != protoUDP:
+	case !policy.RulePorts(proto):
 		d.errorf(ports.NameRange, "Protocol without ports", "Only tcp and udp have ports here, not %s. Remove %s, or name another protocol.", excerpt(strings.Trim(d.src.text(protoKey.Expr.Range()), `"`)), ports.Name)
 	}
 }
-
-const (
-	protoICMP   = 1
-	protoTCP    = 6
-	protoUDP    = 17
-	protoICMPv6 = 58
-)
-
-var protoNames = []choice[int]{{"tcp", protoTCP}, {"udp", protoUDP}, {"icmp", protoICMP}, {"icmpv6", protoICMPv6}}
 
 // protoNumbers helps who writes a name that is none of ours (IANA's assignments).
 var protoNumbers = map[string]string{
@@ -111,10 +102,8 @@ func (d *decoder) proto(a *hcl.Attribute) (int, bool) {
 		return int(n), ok
 	}
 	s := v.v.AsString()
-	for _, p := range protoNames {
-		if p.word == s {
-			return p.means, true
-		}
+	if n, ok := policy.ParseProto(s); ok {
+		return n, true
 	}
 	if isDigits(s) {
 		if n, err := strconv.ParseUint(s, 10, 8); err == nil {
@@ -227,25 +216,18 @@ func (d *decoder) peers(a *hcl.Attribute, only policy.PeerKind) []policy.Peer {
 // namedPeer is a peer that is no address. named tells whether s is of that form; the Kind is zero where it was
 // reported.
 func (d *decoder) namedPeer(s string, at hcl.Range) (p policy.Peer, named bool) {
-	switch name, isDomu := strings.CutPrefix(s, "domu:"); {
-	case s == "host":
-		return policy.Peer{Kind: policy.PeerHost}, true
-	case s == "uplink":
-		return policy.Peer{Kind: policy.PeerUplink}, true
-	case !isDomu:
-		return policy.Peer{}, false
-	case d.guests.has(name):
-		return policy.Peer{Kind: policy.PeerDomu, Domu: name}, true
-	default:
+	p, named = policy.ParsePeer(s)
+	if p.Kind == policy.PeerDomu && !d.guests.has(p.Domu) {
 		hint := ""
-		if n := d.nearest(name, d.guests.list); n != "" {
+		if n := d.nearest(p.Domu, d.guests.list); n != "" {
 			hint = fmt.Sprintf(" Did you mean %q?", "domu:"+n)
 		} else if len(d.guests.list) > 0 {
 			hint = fmt.Sprintf(" The guests are %s.", someOf(d.guests.list))
 		}
-		d.errorf(at, fmt.Sprintf("Unknown domu %q", excerpt(name)), "The file has no domu of that name.%s", hint)
+		d.errorf(at, fmt.Sprintf("Unknown domu %q", excerpt(p.Domu)), "The file has no domu of that name.%s", hint)
 		return policy.Peer{}, true
 	}
+	return p, named
 }
 
 func (d *decoder) prefixPeer(s, key string, at hcl.Range) (policy.Peer, bool) {

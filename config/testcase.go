@@ -46,11 +46,11 @@ func (d *decoder) decodeTest(raw *rawTest) policy.TestCase {
 	if n, ok := d.integer(d.scalar(raw.Port, takes), 1, 65535, takes); ok {
 		t.Port = uint16(n)
 	}
-	hasPorts := t.Proto == protoTCP || t.Proto == protoUDP
+	hasPorts := policy.RulePorts(t.Proto)
 	if known && given(raw.Port) {
 		d.hasPorts(raw.Port, raw.Proto, t.Proto)
 	} else if known && hasPorts {
-		d.errorf(raw.At, "Missing port", "A packet of %s goes to a port. Say which: port = 443", map[int]string{protoTCP: "tcp", protoUDP: "udp"}[t.Proto])
+		d.errorf(raw.At, "Missing port", "A packet of %s goes to a port. Say which: port = 443", policy.ProtoName(t.Proto))
 	}
 	if d.require(raw.Expect, raw.At, "expect", takesAction) {
 		t.Expect = d.action(raw.Expect, 0)

@@ -169,7 +169,7 @@ func (c *chainCompiler) readPorts(i int32, r *Rule) error {
 		c.noPorts = append(c.noPorts, i)
 		return nil
 	}
-	if r.Proto != ProtoTCP && r.Proto != ProtoUDP {
+	if !RulePorts(r.Proto) {
 		return errors.New("ports without tcp or udp")
 	}
 	for _, p := range r.Ports {

@@ -293,7 +293,7 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 
 // ask asks the rules of both ends.
 func (e *Engine) ask(v *Verdict, p *Packet, from, to End) bool {
-	q := query(p, from, to)
+	q := p.Query(from.Zone, to.Zone)
 	if from.Guest != nil {
 		g := &e.guests[from.Guest.ID]
 		if a, id := g.egress.match(&q); a != Accept && !v.refuse(g, a, EgressPolicy, id) {
@@ -332,7 +332,7 @@ type RuleVerdict struct {
 // Rules are what the chains on a packet's way say of it when it has no flow, in the order in which Decide asks them: the sender's egress, then
 // the receiver's ingress or the host block's. The first that does not accept decides, unless its policy is in shadow mode.
 func (e *Engine) Rules(p *Packet, from, to End) (list []RuleVerdict) {
-	q := query(p, from, to)
+	q := p.Query(from.Zone, to.Zone)
 	ask := func(c *chainEngine) {
 		a, id := c.match(&q)
 		list = append(list, RuleVerdict{id, a})
@@ -349,10 +349,9 @@ func (e *Engine) Rules(p *Packet, from, to End) (list []RuleVerdict) {
 	return list
 }
 
-// query is what rules look at in a packet.
-func query(p *Packet, from, to End) Query {
-	return Query{Src: p.Src, Dst: p.Dst, SrcZone: from.Zone, DstZone: to.Zone, Proto: p.Proto, DstPort: p.DstPort,
-		HasPort: p.L4 != 0 && (p.Proto == ProtoTCP || p.Proto == ProtoUDP)}
+// Query is what rules look at in a packet on its way between two zones.
+func (p *Packet) Query(from, to Zone) Query {
+	return Query{Src: p.Src, Dst: p.Dst, SrcZone: from, DstZone: to, Proto: p.Proto, DstPort: p.DstPort, HasPort: p.L4 != 0 && RulePorts(int(p.Proto))}
 }
 
 // Forget ends all flows.

@@ -3,6 +3,8 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 )
 
 // MAC is a 48-bit IEEE 802 address in transmission order.
@@ -119,6 +121,56 @@ type Peer struct {
 	Prefix netip.Prefix // PeerPrefix, masked
 	Domu   string       // PeerDomu
 }
+
+// ParsePeer reads a peer that is no prefix: "uplink", "host" or "domu:NAME".
+func ParsePeer(s string) (Peer, bool) {
+	switch name, isDomu := strings.CutPrefix(s, domuPrefix); {
+	case s == "uplink":
+		return Peer{Kind: PeerUplink}, true
+	case s == "host":
+		return Peer{Kind: PeerHost}, true
+	case isDomu:
+		return Peer{Kind: PeerDomu, Domu: name}, true
+	}
+	return Peer{}, false
+}
+
+const domuPrefix = "domu:"
+
+// String is the peer as the file names it.
+func (p Peer) String() string {
+	switch p.Kind {
+	case PeerUplink:
+		return "uplink"
+	case PeerHost:
+		return "host"
+	case PeerDomu:
+		return domuPrefix + p.Domu
+	}
+	return p.Prefix.String()
+}
+
+// protoWords are the protocols that the file knows by name.
+var protoWords = map[string]int{"tcp": ProtoTCP, "udp": ProtoUDP, "icmp": ProtoICMP, "icmpv6": ProtoICMPv6}
+
+// ParseProto is the number of a protocol that the file knows by name.
+func ParseProto(s string) (int, bool) {
+	n, ok := protoWords[s]
+	return n, ok
+}
+
+// ProtoName is the file's name for a protocol, or its number.
+func ProtoName(n int) string {
+	for word, m := range protoWords {
+		if m == n {
+			return word
+		}
+	}
+	return strconv.Itoa(n)
+}
+
+// RulePorts tells whether rules look at the ports of a protocol.
+func RulePorts(proto int) bool { return proto == ProtoTCP || proto == ProtoUDP }
 
 // Rule matches a packet when every field that is set does. Empty Ports, From and To match all.
 type Rule struct {

@@ -98,32 +98,31 @@ func (e *Explainer) guest(name string) *policy.Guest {
 // Explain answers a question: once for each family that source and destination have in common. Flows that an earlier question has opened are
 // forgotten. It errs when there is no such guest or no such packet.
 func (e *Explainer) Explain(q policy.Question) ([]Answer, error) {
+	for _, p := range []policy.Peer{q.From, q.To} {
+		if p.Kind == policy.PeerDomu && e.guest(p.Domu) == nil {
+			return nil, fmt.Errorf("the file has no domu %q", p.Domu)
+		}
+	}
 	var list []Answer
 	for _, v6 := range []bool{false, true} {
 		if v6 && q.Proto == policy.ProtoICMP || !v6 && q.Proto == policy.ProtoICMPv6 {
 			continue
 		}
-		dst, err := e.destination(q, v6)
-		if err != nil {
-			return nil, err
-		}
-		src, err := e.source(q, dst, v6)
-		if err != nil {
-			return nil, err
-		}
+		dst := e.destination(q, v6)
+		src := e.source(q, dst, v6)
 		if !src.IsValid() || !dst.IsValid() {
 			continue
 		}
 		list = append(list, e.answer(q, src, dst))
 	}
 	if list == nil {
-		return nil, fmt.Errorf("there is no such packet: %s", e.unmade(q))
+		return nil, fmt.Errorf("there is no such packet: %s", unmade(q))
 	}
 	return list, nil
 }
 
 // unmade tells why there is no packet for a question.
-func (e *Explainer) unmade(q policy.Question) string {
+func unmade(q policy.Question) string {
 	switch {
 	case q.Src.IsValid() && q.Dst.IsValid() && q.Src.Is4() != q.Dst.Is4():
 		return fmt.Sprintf("%s and %s are of different families", q.Src, q.Dst)
@@ -136,66 +135,66 @@ func (e *Explainer) unmade(q policy.Question) string {
 }
 
 // destination is where a question's packet goes in a family; the zero address where that has none.
-func (e *Explainer) destination(q policy.Question, v6 bool) (netip.Addr, error) {
+func (e *Explainer) destination(q policy.Question, v6 bool) netip.Addr {
 	if q.Dst.IsValid() {
-		return ofFamily(q.Dst, v6), nil
+		return ofFamily(q.Dst, v6)
 	}
 	return e.address(q.To, v6)
 }
 
 // source is where a question's packet comes from: the sender's own address, unless it is told.
-func (e *Explainer) source(q policy.Question, dst netip.Addr, v6 bool) (netip.Addr, error) {
-	if q.Src.IsValid() {
-		return ofFamily(q.Src, v6), nil
-	}
-	if q.From.Kind == policy.PeerDomu && dst.IsLinkLocalUnicast() && v6 {
-		g := e.guest(q.From.Domu)
-		if g == nil {
-			return netip.Addr{}, fmt.Errorf("the file has no domu %q", q.From.Domu)
-		}
-		for _, a := range g.Addrs { // a guest without one of its own uses what it likes
-			if a.Addr().Is6() && a.Addr().IsLinkLocalUnicast() {
-				return a.Addr(), nil
-			}
-		}
-		return policy.EUI64(g.MAC), nil
+func (e *Explainer) source(q policy.Question, dst netip.Addr, v6 bool) netip.Addr {
+	switch {
+	case q.Src.IsValid():
+		return ofFamily(q.Src, v6)
+	case q.From.Kind == policy.PeerDomu && dst.IsLinkLocalUnicast() && v6:
+		return linkLocal(e.guest(q.From.Domu))
 	}
 	return e.address(q.From, v6)
 }
 
+// linkLocal is a guest's IPv6 link-local address; one without its own uses what it likes.
+func linkLocal(g *policy.Guest) netip.Addr {
+	for _, a := range g.Addrs {
+		if a.Addr().Is6() && a.Addr().IsLinkLocalUnicast() {
+			return a.Addr()
+		}
+	}
+	return policy.EUI64(g.MAC)
+}
+
 // address is a party's address of a family: the first that a guest is bound to, or the first of its first prefix.
-func (e *Explainer) address(p policy.Peer, v6 bool) (netip.Addr, error) {
+func (e *Explainer) address(p policy.Peer, v6 bool) netip.Addr {
 	switch p.Kind {
 	case policy.PeerUplink:
 		for _, a := range strangers {
 			if a.Is6() == v6 && e.world.Network(a) == nil && !e.world.Upstream[a] && !e.world.Held[a] {
-				return a, nil
+				return a
 			}
 		}
-		return netip.Addr{}, nil
 	case policy.PeerHost:
 		for _, a := range e.world.kernel.Held {
 			if a.Is6() == v6 {
-				return a, nil
+				return a
 			}
 		}
-		return netip.Addr{}, nil
-	}
-	g := e.guest(p.Domu)
-	if g == nil {
-		return netip.Addr{}, fmt.Errorf("the file has no domu %q", p.Domu)
-	}
-	for _, a := range g.Addrs {
-		if a.Addr().Is6() != v6 || a.Addr().IsLinkLocalUnicast() {
-			continue
+	case policy.PeerDomu:
+		for _, a := range e.guest(p.Domu).Addrs {
+			if a.Addr().Is6() == v6 && !a.Addr().IsLinkLocalUnicast() {
+				return e.hostOf(a)
+			}
 		}
-		host := a.Addr()
-		for !a.IsSingleIP() && a.Contains(host) && (e.world.Taken[host] || host == a.Addr()) { // the first may mean the prefix itself
-			host = host.Next()
-		}
-		return host, nil
 	}
-	return netip.Addr{}, nil
+	return netip.Addr{}
+}
+
+// hostOf is an address, or the first that a host has of a prefix: the very first may mean the prefix itself.
+func (e *Explainer) hostOf(p netip.Prefix) netip.Addr {
+	host := p.Addr()
+	for !p.IsSingleIP() && p.Contains(host) && (e.world.Taken[host] || host == p.Addr()) {
+		host = host.Next()
+	}
+	return host
 }
 
 func ofFamily(a netip.Addr, v6 bool) netip.Addr {
@@ -207,7 +206,7 @@ func ofFamily(a netip.Addr, v6 bool) netip.Addr {
 
 // answer makes a packet and asks everyone, in the order in which a Router does.
 func (e *Explainer) answer(q policy.Question, src, dst netip.Addr) Answer {
-	a := Answer{From: peerName(q.From), Src: src, Dst: dst, Proto: protoName(q.Proto), Port: q.Port, Verdict: policy.Accept.String(), Steps: []Decision{}}
+	a := Answer{From: q.From.String(), Src: src, Dst: dst, Proto: policy.ProtoName(q.Proto), Port: q.Port, Verdict: policy.Accept.String(), Steps: []Decision{}}
 	e.world.LinkLocals = policy.NewLinkLocals() // nobody has used any
 	f := stack.BuildOpening(src, dst, uint8(q.Proto), q.Port)
 	from := e.attach(f, q.From)
@@ -316,8 +315,8 @@ func (e *Explainer) kernels(a Answer, p *policy.Packet) Answer {
 		return a
 	}
 	chain := e.cfg.Host.Uplink
-	action, i := e.uplink.Match(&policy.Query{Src: p.Src, Dst: p.Dst, SrcZone: policy.ZoneUplink, DstZone: policy.ZoneHost, Proto: p.Proto, DstPort: p.DstPort,
-		HasPort: p.Proto == policy.ProtoTCP || p.Proto == policy.ProtoUDP})
+	q := p.Query(policy.ZoneUplink, policy.ZoneHost)
+	action, i := e.uplink.Match(&q)
 	a.By, a.Decision = "default", Decision{Policy: "host", Chain: "uplink", Source: chain.Source, Action: action.String()}
 	if i >= 0 {
 		a.By, a.Rule, a.Source = "rule", chain.Rules[i].Name, chain.Rules[i].Source
@@ -347,36 +346,18 @@ func (e *Explainer) decision(id policy.RuleID, action policy.Action) Decision {
 	return Decision{r.Policy, r.Chain, r.Rule, r.Source, action.String()}
 }
 
-func peerName(p policy.Peer) string {
-	switch p.Kind {
-	case policy.PeerUplink:
-		return "uplink"
-	case policy.PeerHost:
-		return "host"
-	}
-	return "domu:" + p.Domu
-}
-
 func targetName(t target, g *policy.Guest) string {
 	switch {
 	case t == toRouter:
 		return "router"
 	case t == toHost:
-		return "host"
+		return policy.Peer{Kind: policy.PeerHost}.String()
 	case t == toUplink:
-		return "uplink"
+		return policy.Peer{Kind: policy.PeerUplink}.String()
 	case g != nil:
-		return "domu:" + g.Name
+		return policy.Peer{Kind: policy.PeerDomu, Domu: g.Name}.String()
 	}
 	return ""
-}
-
-func protoName(n int) string {
-	names := map[int]string{policy.ProtoTCP: "tcp", policy.ProtoUDP: "udp", policy.ProtoICMP: "icmp", policy.ProtoICMPv6: "icmpv6"}
-	if s := names[n]; s != "" {
-		return s
-	}
-	return fmt.Sprint(n)
 }
 
 // String is the answer for people: the packet, what was asked, and what became of it.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -85,21 +84,21 @@ func question(from, src, dst, proto string, port uint16) (q policy.Question, err
 		}
 	}
 	var ok bool
-	if q.From, ok = peer(from); !ok {
+	if q.From, ok = policy.ParsePeer(from); !ok {
 		add(fmt.Errorf("--from takes uplink, host or domu:NAME, not %q", from))
 	}
 	if src != "" {
 		q.Src, err = address("--src takes an IPv4 or IPv6 address", src)
 		add(err)
 	}
-	if q.To, ok = peer(dst); !ok || q.To.Kind == policy.PeerUplink {
+	if q.To, ok = policy.ParsePeer(dst); !ok || q.To.Kind == policy.PeerUplink {
 		q.To = policy.Peer{}
 		q.Dst, err = address("--dst takes an IPv4 or IPv6 address, host or domu:NAME", dst)
 		add(err)
 	}
 	q.Proto, err = protocol(proto)
 	add(err)
-	hasPorts := q.Proto == policy.ProtoTCP || q.Proto == policy.ProtoUDP
+	hasPorts := policy.RulePorts(q.Proto)
 	switch {
 	case hasPorts && port == 0:
 		add(fmt.Errorf("a packet of %s goes to a port: --port N", proto))
@@ -108,18 +107,6 @@ func question(from, src, dst, proto string, port uint16) (q policy.Question, err
 	}
 	q.Port = port
 	return q, errors.Join(errs...)
-}
-
-func peer(s string) (policy.Peer, bool) {
-	switch {
-	case s == "uplink":
-		return policy.Peer{Kind: policy.PeerUplink}, true
-	case s == "host":
-		return policy.Peer{Kind: policy.PeerHost}, true
-	case strings.HasPrefix(s, "domu:"):
-		return policy.Peer{Kind: policy.PeerDomu, Domu: strings.TrimPrefix(s, "domu:")}, true
-	}
-	return policy.Peer{}, false
 }
 
 // address reads an address; IPv4 may not hide in IPv6, and an interface means nothing here.
@@ -132,7 +119,7 @@ func address(takes, s string) (netip.Addr, error) {
 }
 
 func protocol(s string) (int, error) {
-	if n, ok := map[string]int{"tcp": policy.ProtoTCP, "udp": policy.ProtoUDP, "icmp": policy.ProtoICMP, "icmpv6": policy.ProtoICMPv6}[s]; ok {
+	if n, ok := policy.ParseProto(s); ok {
 		return n, nil
 	}
 	n, err := strconv.ParseUint(s, 10, 8)
