@@ -63,49 +63,46 @@ func BuildError(p *policy.Packet, src netip.Addr, e ICMPError) *Frame {
 	quote := p.Frame[policy.EthernetLen:]
 	if p.IsIPv4() {
 		quote = quote[:min(len(quote), maxError4-policy.IPv4Len-8)]
-		f := NewFrame(policy.EthernetLen + policy.IPv4Len + 8 + len(quote))
-		const internetworkControl = 0xc0 // RFC 1812 4.3.2.5
-		icmp := ipv4Header(f.Bytes()[policy.EthernetLen:], src, p.Src, policy.ProtoICMP, internetworkControl, 0)
+		f, icmp := newDatagram(src, p.Src, policy.ProtoICMP, 8+len(quote), internetworkControl, 0)
 		icmp[0], icmp[1] = e.Type4, e.Code4
 		binary.BigEndian.PutUint32(icmp[4:], e.Info)
 		copy(icmp[8:], quote)
 		binary.BigEndian.PutUint16(icmp[2:], ^policy.FoldChecksum(policy.Sum(icmp, 0)))
-		f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv4)
 		return f
 	}
 	quote = quote[:min(len(quote), maxError6-policy.IPv6Len-8)]
-	f := NewFrame(policy.EthernetLen + policy.IPv6Len + 8 + len(quote))
-	ip := f.Bytes()[policy.EthernetLen:]
-	icmp := ipv6Header(ip, src, p.Src, policy.ProtoICMPv6, 64)
+	f, icmp := newDatagram(src, p.Src, policy.ProtoICMPv6, 8+len(quote), 0, 0)
 	icmp[0], icmp[1] = e.Type6, e.Code6
 	binary.BigEndian.PutUint32(icmp[4:], e.Info)
 	copy(icmp[8:], quote)
 	icmpv6Checksum(icmp, src, p.Src)
-	f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv6)
 	return f
 }
 
-// ipv4Header writes an IPv4 header without options for all of ip and returns what follows it.
-func ipv4Header(ip []byte, src, dst netip.Addr, proto, tos, flags uint8) []byte {
+// Of an IPv4 header: internetwork control (RFC 1812 4.3.2.5) of the type of service, and don't fragment of the flags.
+const (
+	internetworkControl = 0xc0
+	dontFragment        = 0x40
+)
+
+// newDatagram makes a frame with an IP header of the addresses' family before n bytes, which it returns as well. tos and flags are IPv4's. The Ethernet
+// addresses are not yet set.
+func newDatagram(src, dst netip.Addr, proto uint8, n int, tos, flags uint8) (*Frame, []byte) {
+	if src.Is6() {
+		f := NewFrame(policy.EthernetLen + policy.IPv6Len + n)
+		f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv6)
+		return f, ipv6Header(f.Bytes()[policy.EthernetLen:], src, dst, proto, 64)
+	}
+	f := NewFrame(policy.EthernetLen + policy.IPv4Len + n)
+	f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv4)
+	ip := f.Bytes()[policy.EthernetLen:]
 	s, d := src.As4(), dst.As4()
 	ip[0], ip[1], ip[6], ip[8], ip[9] = 0x45, tos, flags, 64, proto
 	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 	copy(ip[12:], s[:])
 	copy(ip[16:], d[:])
 	ipv4Checksum(ip)
-	return ip[policy.IPv4Len:]
-}
-
-// ipHeader writes an IP header of the addresses' family, with the length of the frame, and returns what follows it.
-func ipHeader(f *Frame, src, dst netip.Addr, proto uint8) []byte {
-	const df = 0x40
-	ip := f.Bytes()[policy.EthernetLen:]
-	if src.Is4() {
-		f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv4)
-		return ipv4Header(ip, src, dst, proto, 0, df)
-	}
-	f.SetEthernet(policy.MAC{}, policy.MAC{}, policy.EtherIPv6)
-	return ipv6Header(ip, src, dst, proto, 64)
+	return f, ip[policy.IPv4Len:]
 }
 
 // ipv6Header writes an IPv6 header for all of ip and returns what follows it.
@@ -131,12 +128,7 @@ func BuildReset(p *policy.Packet) *Frame {
 		return nil
 	}
 	b := p.Frame[p.L4:]
-	header := policy.IPv6Len
-	if p.IsIPv4() {
-		header = policy.IPv4Len
-	}
-	f := NewFrame(policy.EthernetLen + header + 20)
-	tcp := ipHeader(f, p.Dst, p.Src, policy.ProtoTCP)
+	f, tcp := newDatagram(p.Dst, p.Src, policy.ProtoTCP, 20, 0, dontFragment)
 	binary.BigEndian.PutUint16(tcp, p.DstPort)
 	binary.BigEndian.PutUint16(tcp[2:], p.SrcPort)
 	tcp[12], tcp[13] = 5<<4, rst

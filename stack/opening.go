@@ -13,13 +13,7 @@ const openingPort = 49152
 // BuildOpening makes the packet that opens a flow: a TCP SYN, a UDP datagram or an echo request, and 20 bytes of any other protocol. src and
 // dst are of one family. port is the destination's, of TCP and UDP. The Ethernet addresses are not yet set.
 func BuildOpening(src, dst netip.Addr, proto uint8, port uint16) *Frame {
-	payload := 20
-	header := policy.IPv6Len
-	if src.Is4() {
-		header = policy.IPv4Len
-	}
-	f := NewFrame(policy.EthernetLen + header + payload)
-	b := ipHeader(f, src, dst, proto)
+	f, b := newDatagram(src, dst, proto, 20, 0, dontFragment)
 	switch {
 	case proto == policy.ProtoTCP:
 		const syn = 2
