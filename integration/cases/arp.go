@@ -78,7 +78,7 @@ func GuestARP() []Case {
 		rows = append(rows, silent("ARP for "+s, "case 31; facts N9, F8; RFC 1027 2.4", One, who(One4, ip(s))))
 	}
 	for _, s := range []string{"192.0.2.11", "192.0.2.1", "192.0.2.200", "192.0.2.0", "192.0.2.255", "192.0.1.1", "192.0.1.3", "8.8.8.8", "255.255.255.255", "127.0.0.1", "169.254.1.1", "224.0.0.1"} {
-		for op, name := range map[uint16]string{1: "request", 2: "reply"} {
+		for op, name := range sorted(map[uint16]string{1: "request", 2: "reply"}) {
 			for _, to := range []struct {
 				name, ref string
 				tpa       netip.Addr

@@ -46,8 +46,7 @@ func NDBehindHeaders() (rows []Case) {
 			return group
 		}
 		ns := e.send(135, 0, e.ll, to(policy.SolicitedNode(e.asks)), targeted(e.asks))
-		for _, chain := range sortedKeys(chains) {
-			h := chains[chain]
+		for chain, h := range sorted(chains) {
 			row := func(name string, reason policy.Reason, f Frame) {
 				rows = append(rows, drop(name+" behind "+chain+at, "case 48; RFC 7113 3; RFC 8200 4.1", e.from, reason, func(n Net) []byte { return behind(f(n), h...) }))
 			}
@@ -67,7 +66,7 @@ func NDBehindHeaders() (rows []Case) {
 		if e.from == Uplink {
 			continue
 		}
-		for name, f := range map[string]Frame{"NS": ns, "RA": e.send(134, 0, e.ll, AllNodes, routerAdvertisement(9000)), "NA for another guest": e.send(136, 0, e.ll, AllNodes, targeted(Two6))} {
+		for name, f := range sorted(map[string]Frame{"NS": ns, "RA": e.send(134, 0, e.ll, AllNodes, routerAdvertisement(9000)), "NA for another guest": e.send(136, 0, e.ll, AllNodes, targeted(Two6))}) {
 			rows = append(rows, unreadable(name, f)...)
 		}
 	}
@@ -114,15 +113,6 @@ func unreadable(name string, f Frame) (rows []Case) {
 		}
 	}
 	return rows
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // NDInFragments are ND messages with a Fragment header, whole or in pieces: never (RFC 6980 5).

@@ -154,13 +154,13 @@ func (e ndEnd) options(at string) (rows []Case) {
 	own := func(t uint8, other policy.MAC) Frame {
 		return func(n Net) []byte { return ns(linkLayer(t, e.mac(n)), linkLayer(t, other))(n) }
 	}
-	for name, o := range map[string][]byte{
+	for name, o := range sorted(map[string][]byte{
 		"another option of length 0": option(14, 0), "an unknown option of length 0": option(200, 0),
 		"an option of 16 bytes in 8": option(14, 2)[:8], "an option of 40 bytes in 8": option(1, 5)[:8], "an option of 2040 bytes in 16": option(253, 255)[:16],
 		"a source option of 16 bytes": option(1, 2), "a target option of 16 bytes": option(2, 2),
 		"1 byte too many": {14}, "2 bytes too many": {14, 1}, "7 bytes too many": option(14, 1)[:7],
 		"length 0 behind unknown ones": append(option(200, 3), option(201, 0)...),
-	} {
+	}) {
 		rows = append(rows, drop("NS with "+name+at, "case 40; RFC 4861 4.6", e.from, policy.NDMalformed, ns(o)))
 	}
 	for _, t := range []uint8{1, 2} {
@@ -180,12 +180,12 @@ func (e ndEnd) options(at string) (rows []Case) {
 	for i := range many {
 		many[i] = option(uint8(100+i%100), 1, byte(i))
 	}
-	for name, o := range map[string][]byte{
+	for name, o := range sorted(map[string][]byte{
 		"170 unknown options": slices.Concat(many...), "one option of 1360 bytes": option(200, 170), "options 0 and 255": append(option(0, 1), option(255, 1)...),
 		"a prefix": option(3, 4), "a redirected header": option(4, 3), "an MTU": option(5, 1), "CGA (SEND)": option(11, 3, 1), "an RSA signature (SEND)": option(12, 17),
 		"a timestamp (SEND)": option(13, 2), "a nonce (RFC 7527)": option(14, 1, 1, 2, 3, 4, 5, 6), "a route": option(24, 3), "RDNSS of even length (CVE-2020-16898)": option(25, 4, 0, 0, 0, 0, 2, 88),
 		"DNSSL that points at itself": option(31, 2, 0, 0, 0, 0, 2, 88, 0xc0, 0x08), "a captive portal": option(37, 2), "PREF64": option(38, 2),
-	} {
+	}) {
 		rows = append(rows, e.answered("NS with "+name+at, "case 40; RFC 4861 4.6", ns(o)))
 	}
 	return rows
@@ -361,7 +361,7 @@ func UplinkND() []Case {
 		}),
 	}
 	for _, a := range []netip.Addr{One6, Two6, Router6, Unbound6} {
-		for name, to := range map[string]netip.Addr{"all nodes": AllNodes, "the guest": One6} {
+		for name, to := range sorted(map[string]netip.Addr{"all nodes": AllNodes, "the guest": One6}) {
 			rows = append(rows, drop(fmt.Sprintf("NA for %v on the uplink, to %s", a, name), "case 45; RFC 3756 4.1.1", Uplink, policy.NDSpoof, func(n Net) []byte {
 				return icmp6Typed(n.Eth0, n.Gateway, gatewayLL, to, 136, 0, append([]byte{policy.NAOverride, 0, 0, 0}, targeted(a, linkLayer(2, n.Gateway))[4:]...))
 			}))

@@ -5,8 +5,12 @@
 package cases
 
 import (
+	"cmp"
+	"iter"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/gopacket/gopacket"
@@ -217,6 +221,17 @@ func icmp6(dst, src policy.MAC, h *layers.IPv6, typ, code uint8, body ...gopacke
 	i := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, code)}
 	must(i.SetNetworkLayerForChecksum(h))
 	return serialize(append([]gopacket.SerializableLayer{eth(dst, src, layers.EthernetTypeIPv6), h, i}, body...)...)
+}
+
+// sorted walks a map in the order of its keys, so that rows are the same in each run.
+func sorted[K cmp.Ordered, V any](m map[K]V) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			if !yield(k, m[k]) {
+				return
+			}
+		}
+	}
 }
 
 func must(err error) {

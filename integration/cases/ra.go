@@ -20,10 +20,10 @@ func RouterAdvertisements() (rows []Case) {
 		"an MTU": routerAdvertisement(0, option(5, 1, 0, 0, 0, 0, 5, 0)), "its MAC": routerAdvertisement(9000, linkLayer(1, MAC1)), "the router's lifetime and another's MAC": routerAdvertisement(0, linkLayer(1, MAC2)),
 		"everything": routerAdvertisement(9000, linkLayer(1, MAC1), prefix, option(5, 1), option(24, 3), option(25, 3), option(31, 3), option(38, 2)),
 	}
-	for _, name := range sortedKeys(bodies) {
-		for src, from := range map[string]netip.Addr{"its own address": oneLL, "fe80::1": LL1, "the other guest's address": policy.EUI64(MAC2)} {
+	for name, body := range sorted(bodies) {
+		for src, from := range sorted(map[string]netip.Addr{"its own address": oneLL, "fe80::1": LL1, "the other guest's address": policy.EUI64(MAC2)}) {
 			for _, to := range []netip.Addr{AllNodes, ip("ff02::2"), policy.SolicitedNode(Two6), Two6, policy.EUI64(MAC2), LL1, Router6, X6} {
-				rows = append(rows, drop(fmt.Sprintf("RA with %s from %s to %v", name, src, to), "case 51; RFC 6105 2; RFC 4861 6.2.4", One, policy.RAGuard, guest.send(134, 0, from, to, bodies[name])))
+				rows = append(rows, drop(fmt.Sprintf("RA with %s from %s to %v", name, src, to), "case 51; RFC 6105 2; RFC 4861 6.2.4", One, policy.RAGuard, guest.send(134, 0, from, to, body)))
 			}
 		}
 	}
@@ -163,7 +163,7 @@ func DHCP() (rows []Case) {
 		rows = append(rows, drop("DHCP: "+name, "case 56; "+ref, One, policy.DHCPGuard, f))
 	}
 	say := func(kind uint8) []byte { return []byte{53, 1, kind, 54, 4, 192, 0, 2, 10} }
-	for name, kind := range map[string]uint8{"OFFER": 2, "ACK": 5, "NAK": 6, "FORCERENEW": 9, "LEASEQUERY's answer": 13} {
+	for name, kind := range sorted(map[string]uint8{"OFFER": 2, "ACK": 5, "NAK": 6, "FORCERENEW": 9, "LEASEQUERY's answer": 13}) {
 		for _, to := range []netip.Addr{limited, Two4, X4, Router4, ip("192.0.2.255")} {
 			for _, sport := range []uint16{67, 68, 40000} {
 				guard(fmt.Sprintf("%s to %v from port %d", name, to, sport), "RFC 2131 4.1", send(One4, sport, to, 68, dhcp4(2, none, MAC2, say(kind)...)))
@@ -195,7 +195,7 @@ func DHCP() (rows []Case) {
 	guard("DISCOVER from nowhere to one server", "RFC 2131 4.1", send(none, 68, X4, 67, dhcp4(1, none, MAC1, discover...)))
 	renew := []byte{53, 1, 3}
 	relayed := append(append([]byte{}, renew...), 82, 6, 1, 4, 'v', 'i', 'f', '2')
-	for name, body := range map[string][]byte{
+	for name, body := range sorted(map[string][]byte{
 		"with another's MAC": dhcp4(1, none, MAC2, renew...), "through a relay": dhcp4(1, One4, MAC1, renew...), "with a relay's option": dhcp4(1, none, MAC1, relayed...),
 		"with a relay's option behind padding": dhcp4(1, none, MAC1, append([]byte{0, 0, 0}, relayed...)...),
 		"with hops":                            func() []byte { b := dhcp4(1, none, MAC1, renew...); b[3] = 1; return b }(),
@@ -205,7 +205,7 @@ func DHCP() (rows []Case) {
 			copy(b[108:], []byte{82, 2, 1, 0})
 			return b
 		}(),
-	} {
+	}) {
 		for _, sport := range []uint16{67, 68, 40000} {
 			guard(fmt.Sprintf("a request %s from port %d to one server", name, sport), "RFC 2131 4.1; RFC 3046 2.1", send(One4, sport, X4, 67, body))
 		}
@@ -220,7 +220,7 @@ func DHCP() (rows []Case) {
 		pass("DHCP: what is neither, on a client's port", "case 56", One, send(One4, 40001, X4, 68, []byte{1, 2, 3, 4}), Uplink),
 		pass("DHCP: from a port of DHCP to another", "case 56", One, send(One4, 67, X4, 5000, []byte{2, 1, 6, 0}), Uplink))
 
-	for name, kind := range map[string]uint8{"ADVERTISE": 2, "REPLY": 7, "RECONFIGURE": 10} {
+	for name, kind := range sorted(map[string]uint8{"ADVERTISE": 2, "REPLY": 7, "RECONFIGURE": 10}) {
 		for _, to := range []netip.Addr{Two6, policy.EUI64(MAC2), X6, AllNodes, LL1} {
 			for _, sport := range []uint16{547, 546, 40000} {
 				guard(fmt.Sprintf("%s to %v from port %d", name, to, sport), "RFC 7610 4; RFC 8415 7.2", send(oneLL, sport, to, 546, []byte{kind, 0, 0, 1}))
@@ -228,7 +228,7 @@ func DHCP() (rows []Case) {
 		}
 		guard(name+" to a server's port", "RFC 8415 7.2", send(One6, 547, X6, 547, []byte{kind, 0, 0, 1}))
 	}
-	for name, kind := range map[string]uint8{"RELAY-FORW": 12, "RELAY-REPL": 13} {
+	for name, kind := range sorted(map[string]uint8{"RELAY-FORW": 12, "RELAY-REPL": 13}) {
 		guard(name, "RFC 8415 19", send(One6, 547, X6, 547, append([]byte{kind, 0}, make([]byte, 32)...)))
 	}
 	for _, to := range []netip.Addr{ip("ff02::1:2"), ip("ff05::1:3")} {
@@ -236,9 +236,9 @@ func DHCP() (rows []Case) {
 	}
 	guard("a message without a type to a server", "RFC 8415 8", send(One6, 546, X6, 547, nil))
 	rows = append(rows, pass("DHCP: a client renews with its IPv6 server", "case 56; RFC 8415 18.2.4", One, send(One6, 546, X6, 547, []byte{5, 0, 0, 1}), Uplink))
-	for _, chain := range sortedKeys(chains) {
+	for chain, headers := range sorted(chains) {
 		guard("REPLY behind "+chain, "RFC 7610 4", func(n Net) []byte {
-			return behind(send(oneLL, 547, Two6, 546, []byte{7, 0, 0, 1})(n), chains[chain]...)
+			return behind(send(oneLL, 547, Two6, 546, []byte{7, 0, 0, 1})(n), headers...)
 		})
 	}
 	guard("REPLY in an atomic fragment", "RFC 7610 4", func(n Net) []byte {
