@@ -17,17 +17,15 @@ var (
 
 // pass is a row of a frame that is forwarded unchanged but for what a hop changes.
 func pass(name, ref string, from Place, f Frame, to Place) Case {
-	return Case{Name: name, Ref: ref, From: from, Frame: f, Out: []Out{{to, func(n Net) []byte {
-		switch to {
-		case One:
-			return Forwarded(f(n), MAC1, n.Router)
-		case Two:
-			return Forwarded(f(n), MAC2, n.Router)
-		case Uplink:
-			return Forwarded(f(n), n.Gateway, n.Eth0)
-		}
-		return Forwarded(f(n), zero, zero)
-	}}}}
+	return Case{Name: name, Ref: ref, From: from, Frame: f, Out: []Out{arrives(to, f)}}
+}
+
+// arrives is a frame behind the router.
+func arrives(to Place, f Frame) Out {
+	return Out{to, func(n Net) []byte {
+		router, own := n.macs(to)
+		return Forwarded(f(n), own, router)
+	}}
 }
 
 // drop is a row of a frame of which nothing is seen, but a reason counted.
@@ -96,15 +94,9 @@ func Canary() []Case {
 }
 
 // fromOne and so on are frames of a kind in the right Ethernet frame for where they are sent.
-func fromOne(make func(dst, src policy.MAC) []byte) Frame {
-	return func(n Net) []byte { return make(n.Router, MAC1) }
-}
-func fromTwo(make func(dst, src policy.MAC) []byte) Frame {
-	return func(n Net) []byte { return make(n.Router, MAC2) }
-}
-func fromGateway(make func(dst, src policy.MAC) []byte) Frame {
-	return func(n Net) []byte { return make(n.Eth0, n.Gateway) }
-}
+func fromOne(m maker) Frame     { return framed(One, m) }
+func fromTwo(m maker) Frame     { return framed(Two, m) }
+func fromGateway(m maker) Frame { return framed(Uplink, m) }
 
 // Forward are packets that go through.
 func Forward() []Case {

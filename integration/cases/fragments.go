@@ -28,26 +28,11 @@ var ways = []way{
 func (w way) v4() bool { return w.src.Is4() }
 
 // frame is a frame of the way's sender to the router.
-func (w way) frame(make func(dst, src policy.MAC) []byte) Frame { return fromPlace(w.from, make) }
-
-func fromPlace(p Place, make func(dst, src policy.MAC) []byte) Frame {
-	switch p {
-	case Two:
-		return fromTwo(make)
-	case Uplink:
-		return fromGateway(make)
-	}
-	return fromOne(make)
-}
+func (w way) frame(m maker) Frame { return framed(w.from, m) }
 
 // packet is an IP packet of any protocol.
 func (w way) packet(proto uint8, l4 []byte) Frame {
-	return w.frame(func(d, s policy.MAC) []byte {
-		if w.v4() {
-			return serialize(eth(d, s, layers.EthernetTypeIPv4), ip4(w.src, w.dst, layers.IPProtocol(proto)), raw(l4))
-		}
-		return serialize(eth(d, s, layers.EthernetTypeIPv6), ip6(w.src, w.dst, layers.IPProtocol(proto)), raw(l4))
-	})
+	return w.frame(protoOf(w.src, w.dst, proto, l4...))
 }
 
 // fragment is one of any protocol: b goes behind the IP header, or the Fragment header, at byte off of the datagram.
@@ -61,14 +46,13 @@ func (w way) fragment(proto uint8, id uint16, off int, more bool, b []byte) Fram
 }
 
 func fragmentHeader(next uint8, id uint16, off int, more bool) []byte {
-	h := []byte{next, 0, 0, 0, 0, 0, 0, 0}
-	field := uint16(off)
-	if more {
-		field |= 1
-	}
-	binary.BigEndian.PutUint16(h[2:], field)
-	binary.BigEndian.PutUint16(h[6:], id)
-	return h
+	return before(next, fragment6(off, more, uint32(id)))
+}
+
+// before are the bytes of an extension header, with the number of the next.
+func before(next uint8, h extension) []byte {
+	h.bytes[0] = next
+	return h.bytes
 }
 
 // header6 is an extension header with a body that fills it.

@@ -48,12 +48,3 @@ func Guards() []Case {
 }
 
 func hop1(h *layers.IPv6) *layers.IPv6 { h.HopLimit = 1; return h }
-
-// UDP6 is UDP for addresses that gopacket would take for IPv4.
-func UDP6(dst, src policy.MAC, from, to netip.Addr, n int) []byte {
-	u := &layers.UDP{SrcPort: 40000, DstPort: 5000}
-	a, b := from.As16(), to.As16()
-	h := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: a[:], DstIP: b[:]}
-	must(u.SetNetworkLayerForChecksum(h))
-	return serialize(eth(dst, src, layers.EthernetTypeIPv6), h, u, pay(n))
-}

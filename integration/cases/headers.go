@@ -68,13 +68,7 @@ var badOptions = [][]byte{{5, 2, 0, 0, 5, 2, 0, 1, 1, 4, 0, 0, 0, 0}, {1, 5, 0, 
 // told is the error that the sender of a frame gets from the router, which speaks as src.
 func (w way) told(src netip.Addr, typ, code uint8, info uint32, f Frame) Out {
 	return Out{w.from, func(n Net) []byte {
-		dst, mac := MAC1, n.Router
-		switch w.from {
-		case Two:
-			dst = MAC2
-		case Uplink:
-			dst, mac = n.Gateway, n.Eth0
-		}
+		mac, dst := n.macs(w.from)
 		if w.v4() {
 			return icmp4Error(dst, mac, src, w.src, typ, code, uint16(info), f(n))
 		}
@@ -179,10 +173,8 @@ func (w way) chains() (rows []Case) {
 	return rows
 }
 
-// routing is a routing header with room for one address.
-func routing(next, typ, left uint8) []byte {
-	return slices.Concat([]byte{next, 2, typ, left, 0, 0, 0, 0}, Two6.AsSlice())
-}
+// routing is a routing header with the number of the next.
+func routing(next, typ, left uint8) []byte { return before(next, routing6(typ, left, Two6)) }
 
 func (w way) routingHeaders() (rows []Case) {
 	bad := func(name string, next uint8, b []byte) {

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
 
 	"udrouter/policy"
 )
@@ -42,7 +41,7 @@ func (k talk) opening() []Sent {
 	there := func(flags uint8, n, m uint32, size int) Sent {
 		return Sent{k.from, k.frame(func(d, s policy.MAC) []byte { return TCP(d, s, a, b, flags, n, m, size) })}
 	}
-	back := Sent{k.to, fromPlace(k.to, func(d, s policy.MAC) []byte { return TCP(d, s, b, a, syn|ack, 7000, 1001, 0) })}
+	back := Sent{k.to, framed(k.to, func(d, s policy.MAC) []byte { return TCP(d, s, b, a, syn|ack, 7000, 1001, 0) })}
 	return []Sent{there(syn, 1000, 0, 0), back, there(ack, 1001, 7001, 0), there(ack, 1001, 7001, 100)}
 }
 
@@ -82,13 +81,7 @@ func (k talk) err(typ, code uint8, info uint32, quote Frame, cut int) Frame {
 
 func errorFrom(at Place, src, dst netip.Addr, typ, code uint8, info uint32, quote Frame) Frame {
 	return func(n Net) []byte {
-		return fromPlace(at, func(d, s policy.MAC) []byte {
-			if src.Is4() {
-				return serialize(eth(d, s, layers.EthernetTypeIPv4), ip4(src, dst, layers.IPProtocolICMPv4),
-					&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, code), Id: uint16(info >> 16), Seq: uint16(info)}, raw(quote(n)))
-			}
-			return icmp6(d, s, ip6(src, dst, layers.IPProtocolICMPv6), typ, code, raw(binary.BigEndian.AppendUint32(nil, info)), raw(quote(n)))
-		})(n)
+		return icmp(at, src, dst, typ, typ, code, append(binary.BigEndian.AppendUint32(nil, info), quote(n)...)...)(n)
 	}
 }
 
@@ -334,13 +327,7 @@ func HopLimits() (rows []Case) {
 			rows = append(rows, answer(fmt.Sprintf("echo to the router with TTL %d, %s", ttl, w.name), "case 60; RFC 1122 3.2.1.7, RFC 8200 3", w.from,
 				w.frame(func(d, s policy.MAC) []byte { return Echo(d, s, w.src, w.dst, false, 8, TTL(ttl)) }),
 				func(n Net) []byte {
-					dst, mac := MAC1, n.Router
-					switch w.from {
-					case Two:
-						dst = MAC2
-					case Uplink:
-						dst, mac = n.Gateway, n.Eth0
-					}
+					mac, dst := n.macs(w.from)
 					return Echo(dst, mac, w.dst, w.src, true, 8)
 				}))
 		}

@@ -14,13 +14,7 @@ type maker func(dst, src policy.MAC) []byte
 
 // framed puts a maker's frame into the right Ethernet frame for where it is sent.
 func framed(p Place, m maker) Frame {
-	switch p {
-	case One:
-		return fromOne(m)
-	case Two:
-		return fromTwo(m)
-	}
-	return fromGateway(m)
+	return func(n Net) []byte { return m(n.macs(p)) }
 }
 
 // framesOf are the frames of makers, sent from a place.

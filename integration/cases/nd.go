@@ -420,9 +420,8 @@ func fragment6(off int, more bool, id uint32) extension {
 }
 
 // routing6 is a routing header of a type, with one address in it.
-func routing6(typ, left uint8) extension {
-	b := append([]byte{0, 2, typ, left, 0, 0, 0, 0}, X6.AsSlice()...)
-	return extension{policy.ProtoRouting, b}
+func routing6(typ, left uint8, hop netip.Addr) extension {
+	return extension{policy.ProtoRouting, append([]byte{0, 2, typ, left, 0, 0, 0, 0}, hop.AsSlice()...)}
 }
 
 func repeat(h extension, n int) []extension { return slices.Repeat([]extension{h}, n) }

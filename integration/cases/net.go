@@ -38,6 +38,19 @@ type Net struct {
 	UplinkLL netip.Addr // the router's own link-local address on the uplink
 }
 
+// macs are those of a frame that a place sends to the router; the other way round, of one that it gets. Dom0's have none.
+func (n Net) macs(at Place) (router, own policy.MAC) {
+	switch at {
+	case One:
+		return n.Router, MAC1
+	case Two:
+		return n.Router, MAC2
+	case Uplink:
+		return n.Eth0, n.Gateway
+	}
+	return zero, zero
+}
+
 // Addresses of the network.
 var (
 	MAC1   = policy.MAC{0, 0x16, 0x3e, 0, 0, 1}
@@ -173,24 +186,29 @@ func pay(n int) gopacket.Payload {
 	return b
 }
 
-// UDP makes a datagram of n bytes of payload.
+// UDP makes a datagram of n bytes of payload; edit is of the IP header.
 func UDP(dst, src policy.MAC, from, to netip.Addr, n int, edit ...func(gopacket.SerializableLayer)) []byte {
-	u := &layers.UDP{SrcPort: 40000, DstPort: 5000}
+	return datagram(dst, src, netip.AddrPortFrom(from, 40000), netip.AddrPortFrom(to, 5000), pay(n), edit...)
+}
+
+// datagram is UDP with ports and a payload of its own.
+func datagram(dst, src policy.MAC, from, to netip.AddrPort, payload []byte, edit ...func(gopacket.SerializableLayer)) []byte {
+	u := &layers.UDP{SrcPort: layers.UDPPort(from.Port()), DstPort: layers.UDPPort(to.Port())}
 	var l gopacket.SerializableLayer
 	t := layers.EthernetTypeIPv4
-	if from.Is4() {
-		h := ip4(from, to, layers.IPProtocolUDP)
+	if from.Addr().Is4() {
+		h := ip4(from.Addr(), to.Addr(), layers.IPProtocolUDP)
 		must(u.SetNetworkLayerForChecksum(h))
 		l = h
 	} else {
-		h := ip6(from, to, layers.IPProtocolUDP)
+		h := ip6(from.Addr(), to.Addr(), layers.IPProtocolUDP)
 		must(u.SetNetworkLayerForChecksum(h))
 		l, t = h, layers.EthernetTypeIPv6
 	}
 	for _, e := range edit {
 		e(l)
 	}
-	return serialize(eth(dst, src, t), l, u, pay(n))
+	return serialize(eth(dst, src, t), l, u, raw(payload))
 }
 
 // Echo makes an echo request, or a reply.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"udrouter/policy"
@@ -128,26 +129,10 @@ func dhcp4(op uint8, relay netip.Addr, chaddr policy.MAC, options ...byte) []byt
 	return append(append(b, options...), 255)
 }
 
-// datagram is UDP with ports and a payload of its own; edit is of the IP header.
-func datagram(dst, src policy.MAC, from, to netip.AddrPort, payload []byte, edit ...func(*layers.IPv4)) []byte {
-	u := &layers.UDP{SrcPort: layers.UDPPort(from.Port()), DstPort: layers.UDPPort(to.Port())}
-	if from.Addr().Is6() {
-		h := ip6(from.Addr(), to.Addr(), layers.IPProtocolUDP)
-		must(u.SetNetworkLayerForChecksum(h))
-		return serialize(eth(dst, src, layers.EthernetTypeIPv6), h, u, raw(payload))
-	}
-	h := ip4(from.Addr(), to.Addr(), layers.IPProtocolUDP)
-	for _, e := range edit {
-		e(h)
-	}
-	must(u.SetNetworkLayerForChecksum(h))
-	return serialize(eth(dst, src, layers.EthernetTypeIPv4), h, u, raw(payload))
-}
-
 // DHCP are servers, relays and clients among the guests, and servers on the internet.
 func DHCP() (rows []Case) {
 	limited, none := ip("255.255.255.255"), ip("0.0.0.0")
-	send := func(from netip.Addr, sport uint16, to netip.Addr, dport uint16, payload []byte, edit ...func(*layers.IPv4)) Frame {
+	send := func(from netip.Addr, sport uint16, to netip.Addr, dport uint16, payload []byte, edit ...func(gopacket.SerializableLayer)) Frame {
 		return func(n Net) []byte {
 			dst := n.Router
 			switch {
@@ -171,7 +156,8 @@ func DHCP() (rows []Case) {
 			guard(fmt.Sprintf("%s to %v as to a relay", name, to), "RFC 2131 4.1", send(One4, 67, to, 67, dhcp4(2, to, MAC2, say(kind)...)))
 		}
 	}
-	option := func(h *layers.IPv4) {
+	option := func(l gopacket.SerializableLayer) {
+		h := l.(*layers.IPv4)
 		h.Options = []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}}
 	}
 	guard("OFFER from a forged address", "RFC 2131 4.1", send(Router4, 67, limited, 68, dhcp4(2, none, MAC2, say(2)...)))

@@ -49,34 +49,6 @@ var (
 	resetting = []segment{{back: true, flags: rst, seq: 1}}
 )
 
-// macs are those of a frame that is sent at a place.
-func (n Net) macs(at Place) (dst, src policy.MAC) {
-	switch at {
-	case One:
-		return n.Router, MAC1
-	case Two:
-		return n.Router, MAC2
-	case Uplink:
-		return n.Eth0, n.Gateway
-	}
-	return zero, zero
-}
-
-// arrives is a frame behind the router.
-func arrives(to Place, f Frame) Out {
-	return Out{to, func(n Net) []byte {
-		switch to {
-		case One:
-			return Forwarded(f(n), MAC1, n.Router)
-		case Two:
-			return Forwarded(f(n), MAC2, n.Router)
-		case Uplink:
-			return Forwarded(f(n), n.Gateway, n.Eth0)
-		}
-		return Forwarded(f(n), zero, zero)
-	}}
-}
-
 func (c conn) frame(s segment) Frame {
 	from, to, own, other := c.a, c.b, uint32(isnA), uint32(isnB)
 	if s.back {
