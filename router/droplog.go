@@ -1,7 +1,6 @@
 package router
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -47,22 +46,6 @@ func (l *dropLog) describe(reason policy.Reason, rule policy.RuleInfo, g *policy
 		}
 	}
 	l.first[reason].Store(&args)
-}
-
-// run is the task that writes.
-func (l *dropLog) run(log *slog.Logger, what string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		tick := time.NewTicker(logEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-			}
-			l.write(log, what)
-		}
-	}
 }
 
 // write says what there was since it was called last, a line for each reason.

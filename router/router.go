@@ -122,10 +122,10 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	tasks := []task{
 		{"neighbours", r.neighbours.run},
 		{"announcements", r.presence.run},
-		{"housekeeping", r.housekeep},
+		{"housekeeping", every(time.Second, r.housekeep)},
 		{"kernel watch", func(ctx context.Context) error { return r.Watch(ctx, r.update) }},
-		{"log of drops", r.dropLog.run(r.log, "dropped")},
-		{"log of shadow mode", r.wouldLog.run(r.log, "would have been dropped")},
+		{"log of drops", every(logEvery, func() { r.dropLog.write(r.log, "dropped") })},
+		{"log of shadow mode", every(logEvery, func() { r.wouldLog.write(r.log, "would have been dropped") })},
 	}
 	if r.Control != nil {
 		tasks = append(tasks, task{"control socket", r.serveControl})
@@ -165,20 +165,27 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	return err
 }
 
-// housekeep does once a second what no packet does: it forgets flows, and makes a netstack anew in which a timer met a defect. Those who
-// use netstack may hang in that one, so they cannot.
-func (r *Router) housekeep(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			r.rebuildNetstack()
-			r.sweep()
+// every is a task that does something now and then.
+func every(interval time.Duration, do func()) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				do()
+			}
 		}
 	}
+}
+
+// housekeep does once a second what no packet does: it forgets flows, and makes a netstack anew in which a timer met a defect. Those who
+// use netstack may hang in that one, so they cannot.
+func (r *Router) housekeep() {
+	r.rebuildNetstack()
+	r.sweep()
 }
 
 // update looks at the kernel again. After an error it wants to be called once more.
