@@ -1,7 +1,19 @@
 // Package cases holds frames and what must become of them, in the network of router.hcl. The same rows run over simulated
 // links (package router) and over real TAP and veth links in namespaces (package integration).
 //
-// Frames are made with gopacket, so that no checksum is computed by the code under test.
+// Frames are made with gopacket, so that no checksum is computed by the code under test. The files of rows stand in the order in which a packet
+// meets what they are about:
+//
+//	net.go make.go             the network, frames, rows
+//	cases.go answers.go        what passes and what the router answers
+//	attacks.go                 the attacks by number, and where the router departs from what one might expect
+//	ethernet.go lengths.go     frames and headers by themselves; checksums
+//	headers.go fragments.go    extension headers, options, fragments
+//	guards.go ipv4.go ipv6.go  addresses
+//	arp.go nd.go hidden.go ra.go
+//	                           what neighbours, routers and DHCP servers say, also behind headers and in fragments
+//	state.go stateless.go      connections, datagrams, what rules reject
+//	icmp.go                    errors, path MTU, types
 package cases
 
 import (
