@@ -53,10 +53,10 @@ func silentWire(t *testing.T, src string) *wire {
 	return w
 }
 
-// startRouter runs the router under test.
+// startRouter runs the router under test, with one worker: what the rows expect has an order, and several workers keep only that of each flow.
 func (w *wire) startRouter() {
 	t, l := w.t, w.lab
-	w.proc = startRouter(t, l)
+	w.proc = startRouter(t, l, "--workers", "1")
 	st := status(t, w.proc)
 	var err error
 	w.seen[cases.Dom0], err = l.Dom0.Sniff(l.Config.Host.Interface, lab.SniffOptions{})

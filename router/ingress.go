@@ -9,38 +9,96 @@ import (
 	"udrouter/stack"
 )
 
-// batchLen is how many frames a worker reads before it writes any: as many as one system call moves.
+// batchLen is how many frames a worker takes at a time before it writes any: as many as one system call moves.
 const batchLen = 64
 
-// worker takes frames from one link to wherever they go. Each has a thread of its own, since it spends its life in
-// system calls.
+// worker takes frames from the queues of one number, one of each link, to wherever they go. Each has a thread of its own, since it spends
+// its life in system calls. The kernel gives both directions of a flow the same number (see stack.Link), so what a worker touches of a flow
+// no other does.
 type worker struct {
 	*Router
-	side  stack.Side
-	link  stack.Link
+	ports []port
+	write [stack.Host + 1]func([]*stack.Frame) // to each link
+	side  stack.Side                           // where the packet at hand came from
 	world *world
 	pkt   policy.Packet
 	out   [stack.Host + 1][]*stack.Frame // what the batch has for each link
 }
 
-func (r *Router) newWorker(side stack.Side) *worker {
-	return &worker{Router: r, side: side, link: r.links[side]}
+// port is where a worker takes frames from.
+type port struct {
+	side  stack.Side
+	queue stack.Queue
 }
 
-// run reads until the link is closed.
+// newWorker makes a worker that takes what it is given, from one side.
+func (r *Router) newWorker(side stack.Side) *worker {
+	w := &worker{Router: r, side: side}
+	for side, link := range r.links {
+		if link != nil {
+			w.write[side] = link.Write
+		}
+	}
+	return w
+}
+
+// newWorkers makes as many workers as the link with most queues has.
+func (r *Router) newWorkers() (list []*worker) {
+	for side, link := range r.links {
+		if link == nil {
+			continue
+		}
+		for i, q := range link.Queues() {
+			if i == len(list) {
+				list = append(list, r.newWorker(0))
+			}
+			list[i].ports = append(list[i].ports, port{stack.Side(side), q})
+			list[i].write[side] = q.Write
+		}
+	}
+	return list
+}
+
+// lookEvery is after how many rounds a worker that is busy looks again at the queues that had nothing.
+const lookEvery = 2
+
+// run works until the links are closed. It looks at queues that had nothing when no other has anything, or now and then.
 func (w *worker) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	batch := stack.NewBatch(batchLen)
-	for {
-		n, err := w.link.Read(batch)
-		if errors.Is(err, stack.ErrClosed) {
-			return nil
+	var queues []stack.Queue
+	for _, p := range w.ports {
+		queues = append(queues, p.queue)
+	}
+	skip := make([]bool, len(queues))
+	var poll stack.Poll
+	for round := 1; ; round++ {
+		idle := true
+		for i, q := range queues {
+			if skip[i] {
+				continue
+			}
+			n, err := q.Receive(batch)
+			if errors.Is(err, stack.ErrClosed) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			skip[i] = n == 0
+			if n > 0 {
+				idle = false
+				w.side = w.ports[i].side
+				w.batch(batch[:n])
+			}
 		}
-		if err != nil {
-			return err
+		if idle || round%lookEvery == 0 {
+			poll.Wait(queues, idle)
+			for i := range skip {
+				skip[i] = skip[i] && !poll.Ready(i)
+			}
 		}
-		w.batch(batch[:n])
 	}
 }
 
@@ -57,7 +115,7 @@ func (w *worker) batch(frames []*stack.Frame) {
 func (w *worker) flush() {
 	for side, out := range w.out {
 		if len(out) > 0 {
-			w.links[side].Write(out)
+			w.write[side](out)
 			clear(out)
 			w.out[side] = out[:0]
 		}

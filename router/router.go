@@ -131,12 +131,13 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		tasks = append(tasks, task{"control socket", r.serveControl})
 	}
 	var open []stack.Link
-	for side, link := range r.links {
-		if link == nil {
-			continue
+	for _, link := range r.links {
+		if link != nil {
+			open = append(open, link)
 		}
-		open = append(open, link)
-		tasks = append(tasks, task{"worker of " + link.Name(), func(context.Context) error { return r.newWorker(stack.Side(side)).run() }})
+	}
+	for i, w := range r.newWorkers() {
+		tasks = append(tasks, task{fmt.Sprint("worker ", i), func(context.Context) error { return w.run() }})
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, t := range tasks {

@@ -9,6 +9,13 @@ import (
 	"udrouter/policy"
 )
 
+// Filter says which frames concern the guests.
+type Filter struct {
+	Prefixes []netip.Prefix // the guests'
+	Held     []netip.Addr   // addresses in them that dom0's kernel serves
+	Own      []netip.Addr   // the router's on the uplink
+}
+
 // maxHeldInFilter bounds the program; the guards refuse what more there is.
 const maxHeldInFilter = 64
 
@@ -56,7 +63,11 @@ func (f Filter) program() []bpf.Instruction {
 	}
 	v4 = append(v4, refuse)
 	v6 = append(v6, refuse)
+	const outgoing = 4 // PACKET_OUTGOING
 	prog := []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: outgoing, SkipTrue: 1},
+		refuse,
 		bpf.LoadAbsolute{Off: 12, Size: 2},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: policy.EtherARP, SkipTrue: 1},
 		pass,

@@ -7,31 +7,53 @@ import (
 	"udrouter/policy"
 )
 
-// ErrClosed is what Read returns after Close.
+// ErrClosed is what Receive returns after Close.
 var ErrClosed = errors.New("link is closed")
 
-// Link moves frames between the router and a device of the kernel.
+// BatchBytes is about how many bytes Receive returns at a time: what is moved on at once should still be in the processor's cache when it is
+// written, see package batchfacts. Small frames come as many as there is room for.
+const BatchBytes = 256 << 10
+
+// Link moves frames between the router and a device of the kernel. A device that is down, gone or out of memory is counted and waited for,
+// and opened again when it comes back.
 type Link interface {
 	// Name is the device's name.
 	Name() string
 
-	// Read waits until there is a frame, fills at most len(batch) frames and returns how many. A device that is down,
-	// gone or out of memory is counted and waited for, and opened again when it comes back; the only error is
-	// ErrClosed. One goroutine reads at a time.
-	Read(batch []*Frame) (int, error)
+	// Queues are the ways in and out, always the same. The kernel spreads frames over them by flow, so that both directions of a flow
+	// come by the queues of the same number of all links that have as many.
+	Queues() []Queue
 
 	// Write gives the frames to the kernel, in order, and never waits: what the kernel does not take is counted under its
 	// reason and forgotten. Frames are the caller's again when it returns; their bytes before the packet have changed.
 	// Any number of goroutines may write.
 	Write(batch []*Frame)
 
-	// Close ends Read and releases the device. It may be called more than once.
+	// Close ends Receive and releases the device. It may be called more than once.
 	Close() error
+}
+
+// Queue is one of a link's ways in and out. One goroutine, which keeps to its thread, uses it.
+type Queue interface {
+	// Receive fills the beginning of batch with frames that have come, and returns how many: 0 where there is none now, or was none when it was
+	// called last; Input tells when to call again. It does not wait. The only error is ErrClosed.
+	Receive(batch []*Frame) (int, error)
+
+	// Write is that of the link.
+	Write(batch []*Frame)
+
+	// Input is a descriptor that can be read (poll(2)) when Receive would return frames; -1: nobody knows, and Receive is to be called
+	// now and then.
+	Input() int
+
+	// Waker wakes who waits for the queue.
+	Waker() *Waker
 }
 
 // Stats counts what passed a link. Any goroutine may read it; a GSO frame counts once.
 type Stats struct {
 	RxPackets, RxBytes atomic.Uint64
+	_                  [48]byte // both directions are counted by different threads
 	TxPackets, TxBytes atomic.Uint64
 	Errors             atomic.Uint64 // system calls that failed, each also a drop where a frame was lost
 	Reopened           atomic.Uint64
@@ -42,3 +64,33 @@ type Stats struct {
 func (s *Stats) Counters() *Stats { return s }
 
 func (s *Stats) drop(r policy.Reason, n int) { s.Drops[r].Add(uint64(n)) }
+
+// load is what a queue has seen of late, by which it chooses how many frames it asks the kernel for.
+type load struct {
+	frames int  // in the last batch
+	size   int  // of a frame in it, in bytes
+	empty  bool // and nothing was left behind it
+}
+
+// wasEmpty tells, once, whether the last batch left nothing behind it.
+func (l *load) wasEmpty() bool {
+	was := l.empty
+	l.empty = false
+	return was
+}
+
+// ask is how many frames to ask for next, of at most max, when so many bytes have come already.
+func (l *load) ask(max, bytes int) int {
+	if l.size > 0 {
+		max = min(max, (BatchBytes-bytes)/l.size+1)
+	}
+	return max
+}
+
+// saw takes note of a batch.
+func (l *load) saw(frames, bytes int, empty bool) {
+	l.frames, l.empty = frames, empty
+	if frames > 0 {
+		l.size = bytes / frames
+	}
+}

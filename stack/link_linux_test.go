@@ -105,7 +105,7 @@ var guests = Filter{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24
 
 func openUplink(t *testing.T) *Uplink {
 	t.Helper()
-	u, err := OpenUplink("eth0", guests)
+	u, err := OpenUplink("eth0", guests, 1)
 	check(t, err)
 	t.Cleanup(func() { check(t, u.Close()) })
 	return u
@@ -114,9 +114,21 @@ func openUplink(t *testing.T) *Uplink {
 func read(t *testing.T, l Link) []*Frame {
 	t.Helper()
 	b := NewBatch(8)
-	n, err := l.Read(b)
+	n, err := wait(l, b)
 	check(t, err)
 	return b[:n]
+}
+
+// wait waits for frames, as a worker does.
+func wait(l Link, batch []*Frame) (int, error) {
+	var p Poll
+	for {
+		n, err := l.Queues()[0].Receive(batch)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		p.Wait(l.Queues()[:1], true)
+	}
 }
 
 // The filter lets in what concerns the guests. Each frame is followed by one that passes, so that nothing has to be
@@ -294,7 +306,7 @@ func TestUplinkQueueFull(t *testing.T) {
 			veth(t)
 			u := openUplink(t)
 			if c.sndbuf != 0 {
-				check(t, unix.SetsockoptInt(u.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.sndbuf))
+				check(t, unix.SetsockoptInt(u.queues[0].fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.sndbuf))
 			}
 			far := packetSocket(t, "far", false)
 			slow := &netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: mustLink(t, "eth0").Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
@@ -363,7 +375,7 @@ func TestUplinkInexpressibleGSO(t *testing.T) {
 func TestUplinkWriteAfterClose(t *testing.T) {
 	enterNS(t)
 	veth(t)
-	u, err := OpenUplink("eth0", guests)
+	u, err := OpenUplink("eth0", guests, 1)
 	check(t, err)
 	check(t, u.Close())
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
@@ -387,7 +399,7 @@ func TestUplinkWriteAfterClose(t *testing.T) {
 
 func TestUplinkMissing(t *testing.T) {
 	enterNS(t)
-	if _, err := OpenUplink("eth9", guests); err == nil {
+	if _, err := OpenUplink("eth9", guests, 1); err == nil {
 		t.Error("a missing interface was opened")
 	}
 	var missing *MissingUplinkError
@@ -401,7 +413,7 @@ func TestGSOStaysWhole(t *testing.T) {
 	enterNS(t)
 	veth(t)
 	u := openUplink(t)
-	tap, err := OpenTAP("udr0", 1500)
+	tap, err := OpenTAP("udr0", 1500, 1)
 	check(t, err)
 	defer tap.Close()
 	quiet(t, "udr0")
@@ -460,7 +472,7 @@ func sameNS(t *testing.T, f func()) {
 
 func TestTAPDownDeletedAndMadeAgain(t *testing.T) {
 	enterNS(t)
-	tap, err := OpenTAP("udr0", 1400)
+	tap, err := OpenTAP("udr0", 1400, 1)
 	check(t, err)
 	quiet(t, "udr0")
 	f := NewFrame(60)
@@ -481,7 +493,7 @@ func TestTAPDownDeletedAndMadeAgain(t *testing.T) {
 	sameNS(t, func() {
 		for { // quiet multicast of the kernel's own may come first
 			b := NewBatch(1)
-			n, err := tap.Read(b)
+			n, err := wait(tap, b)
 			if err != nil || n == 1 && bytes.Equal(b[0].Bytes(), udp4(farMAC, nearMAC, 10, 9)) {
 				got <- n
 				return
@@ -502,7 +514,7 @@ func TestTAPDownDeletedAndMadeAgain(t *testing.T) {
 		t.Errorf("read %d frames, reopened %d times", n, tap.Reopened.Load())
 	}
 	check(t, tap.Close())
-	if _, err := tap.Read(NewBatch(1)); !errors.Is(err, ErrClosed) {
+	if _, err := wait(tap, NewBatch(1)); !errors.Is(err, ErrClosed) {
 		t.Errorf("reading after Close: %v", err)
 	}
 	if err := tap.Close(); err != nil {
@@ -516,11 +528,11 @@ func TestTAPDownDeletedAndMadeAgain(t *testing.T) {
 // Close ends a Read that waits.
 func TestCloseEndsRead(t *testing.T) {
 	enterNS(t)
-	tap, err := OpenTAP("udr0", 0)
+	tap, err := OpenTAP("udr0", 0, 1)
 	check(t, err)
 	ended := make(chan error, 1)
 	sameNS(t, func() {
-		_, err := tap.Read(NewBatch(1))
+		_, err := wait(tap, NewBatch(1))
 		ended <- err
 	})
 	check(t, tap.Close())
@@ -533,18 +545,18 @@ func TestCloseEndsRead(t *testing.T) {
 func TestTAPKept(t *testing.T) {
 	enterNS(t)
 	check(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "udr0"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}))
-	tap, err := OpenTAP("udr0", 0)
+	tap, err := OpenTAP("udr0", 0, 1)
 	check(t, err)
-	if _, err := OpenTAP("udr0", 0); err == nil {
+	if _, err := OpenTAP("udr0", 0, 1); err == nil {
 		t.Error("a second router attached to a single-queue TAP")
 	}
-	if _, err := OpenTUN("udr0", 0); err == nil {
+	if _, err := OpenTUN("udr0", 0, 1); err == nil {
 		t.Error("a TAP was opened as a TUN")
 	}
 	check(t, tap.Close())
 	mustLink(t, "udr0")
 	check(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "far"}))
-	if _, err := OpenTAP("eth0", 0); err == nil {
+	if _, err := OpenTAP("eth0", 0, 1); err == nil {
 		t.Error("a veth was opened as a TAP")
 	}
 }
@@ -552,7 +564,7 @@ func TestTAPKept(t *testing.T) {
 // A TUN has no Ethernet header; frames have one all the same, and offsets count from it.
 func TestTUN(t *testing.T) {
 	enterNS(t)
-	tun, err := OpenTUN("udrhost", 1500)
+	tun, err := OpenTUN("udrhost", 1500, 1)
 	check(t, err)
 	defer tun.Close()
 	quiet(t, "udrhost")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/songgao/water"
@@ -29,42 +30,58 @@ type TunTap struct {
 	tun    bool
 	packet int // where in a Frame the packet of this device starts
 	mtu    int
-	wait   *waiter
 
-	reading sync.Mutex   // held by Read, so that Close does not close a descriptor under it
-	mu      sync.RWMutex // held for reading while fd is written to, for writing while it is replaced
-	fd      int          // -1: the device is gone
+	queues []*tunQueue
+
+	mu      sync.Mutex // held while the device is opened or closed
 	created bool
+	closed  bool
 }
 
-// OpenTAP attaches to the TAP of that name, or makes it: persistent, multi-queue, with a queue of TxQueueLen and that MTU in bytes (0: the
-// default).
-func OpenTAP(name string, mtu int) (*TunTap, error) { return openTunTap(name, mtu, false) }
+// OpenTAP attaches to the TAP of that name, or makes it: persistent, multi-queue, with a transmit queue of TxQueueLen and that MTU in bytes (0: the
+// default). It attaches that many queues; a device that somebody else has made for one has one.
+func OpenTAP(name string, mtu, queues int) (*TunTap, error) {
+	return openTunTap(name, mtu, queues, false)
+}
 
 // OpenTUN does the same for a TUN, whose packets have no Ethernet header.
-func OpenTUN(name string, mtu int) (*TunTap, error) { return openTunTap(name, mtu, true) }
+func OpenTUN(name string, mtu, queues int) (*TunTap, error) {
+	return openTunTap(name, mtu, queues, true)
+}
 
-func openTunTap(name string, mtu int, tun bool) (*TunTap, error) {
-	w, err := newWaiter()
-	if err != nil {
-		return nil, err
-	}
-	t := &TunTap{name: name, tun: tun, packet: ethStart, mtu: mtu, wait: w, fd: -1}
+func openTunTap(name string, mtu, queues int, tun bool) (*TunTap, error) {
+	t := &TunTap{name: name, tun: tun, packet: ethStart, mtu: mtu}
 	if tun {
 		t.packet = ipStart
 	}
-	if err := t.open(); err != nil {
-		w.close()
+	for range max(queues, 1) {
+		w, err := NewWaker()
+		if err != nil {
+			return nil, err
+		}
+		t.queues = append(t.queues, &tunQueue{t: t, waker: w, fd: -1})
+	}
+	attached, err := t.open()
+	if err != nil {
 		return nil, err
 	}
+	t.queues = t.queues[:attached]
 	return t, nil
+}
+
+// Queues implements Link.
+func (t *TunTap) Queues() (list []Queue) {
+	for _, q := range t.queues {
+		list = append(list, q)
+	}
+	return list
 }
 
 // Name is the device's name.
 func (t *TunTap) Name() string { return t.name }
 
-// open makes the device where it is missing and attaches a queue.
-func (t *TunTap) open() error {
+// open makes the device where it is missing and attaches the queues, or as many as it takes.
+func (t *TunTap) open() (attached int, err error) {
 	kind := "TAP"
 	if t.tun {
 		kind = "TUN"
@@ -74,43 +91,53 @@ func (t *TunTap) open() error {
 	switch {
 	case errors.As(err, new(netlink.LinkNotFoundError)):
 		if err := t.create(); err != nil {
-			return fmt.Errorf("creating %s %s: %w", kind, t.name, remedy(err))
+			return 0, fmt.Errorf("creating %s %s: %w", kind, t.name, remedy(err))
 		}
 		if link, err = netlink.LinkByName(t.name); err != nil {
-			return fmt.Errorf("finding %s %s: %w", kind, t.name, err)
+			return 0, fmt.Errorf("finding %s %s: %w", kind, t.name, err)
 		}
 		if err := netlink.LinkSetAlias(link, deviceAlias); err != nil {
-			return fmt.Errorf("marking %s %s: %w", kind, t.name, err)
+			return 0, fmt.Errorf("marking %s %s: %w", kind, t.name, err)
 		}
 		created = true
 	case err != nil:
-		return fmt.Errorf("finding %s %s: %w", kind, t.name, err)
+		return 0, fmt.Errorf("finding %s %s: %w", kind, t.name, err)
 	}
 	device, ok := link.(*netlink.Tuntap)
 	if !ok {
-		return fmt.Errorf("%s is a %s, not a %s: remove it or choose another name", t.name, link.Type(), kind)
+		return 0, fmt.Errorf("%s is a %s, not a %s: remove it or choose another name", t.name, link.Type(), kind)
 	}
 	if isTUN := device.Mode == netlink.TUNTAP_MODE_TUN; isTUN != t.tun {
-		return fmt.Errorf("%s exists, but is no %s: remove it (ip link del %s) or choose another name", t.name, kind, t.name)
+		return 0, fmt.Errorf("%s exists, but is no %s: remove it (ip link del %s) or choose another name", t.name, kind, t.name)
 	}
 	if device.Queues > 0 { // a multi-queue device would give us some of the other's frames
-		return fmt.Errorf("attaching to %s %s: another process reads it (is another udrouter running?): stop it or choose another name", kind, t.name)
+		return 0, fmt.Errorf("attaching to %s %s: another process reads it (is another udrouter running?): stop it or choose another name", kind, t.name)
 	}
 	created = created || link.Attrs().Alias == deviceAlias // this run, or one that was killed
-	fd, err := attach(t.name, t.tun)
-	if err != nil {
-		return fmt.Errorf("attaching to %s %s: %w", kind, t.name, remedy(err))
+	var fds []int
+	for range t.queues {
+		fd, err := attach(t.name, t.tun)
+		if err != nil && len(fds) == 0 {
+			return 0, fmt.Errorf("attaching to %s %s: %w", kind, t.name, remedy(err))
+		}
+		if err != nil { // the device was made for one queue
+			break
+		}
+		fds = append(fds, fd)
 	}
 	if created { // the user's own is set up by package dom0, which remembers what it was like
 		if err := t.configure(link); err != nil {
-			unix.Close(fd)
-			return fmt.Errorf("setting up %s %s: %w", kind, t.name, err)
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			return 0, fmt.Errorf("setting up %s %s: %w", kind, t.name, err)
 		}
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.fd, t.created = fd, created
-	return nil
+	t.created = created
+	for i, fd := range fds {
+		t.queues[i].attach(fd)
+	}
+	return len(fds), nil
 }
 
 func (t *TunTap) create() error {
@@ -182,106 +209,39 @@ func (t *TunTap) configure(link netlink.Link) error {
 	return nil
 }
 
-// Read implements Link.
-func (t *TunTap) Read(batch []*Frame) (int, error) {
-	t.reading.Lock()
-	defer t.reading.Unlock()
-	for !t.wait.isClosed() {
-		fd := t.descriptor()
-		if fd < 0 {
-			t.reopen()
-			continue
-		}
-		n := 0
-		var bytes uint64
-		var err error
-		for n < len(batch) {
-			f := batch[n]
-			var got int
-			got, err = unix.Read(fd, f.buf[t.packet-vnetLen:])
-			if err != nil {
-				break
-			}
-			if !f.received(t.packet-vnetLen, got) {
-				t.Errors.Add(1)
-				continue
-			}
-			f.Truncated = t.packet-vnetLen+got == len(f.buf)
-			bytes += uint64(got - vnetLen)
-			n++
-		}
-		if n > 0 {
-			t.RxPackets.Add(uint64(n))
-			t.RxBytes.Add(bytes)
-			return n, nil
-		}
-		switch {
-		case err == nil, errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			t.wait.forInput(fd)
-		case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENODEV):
-			t.Errors.Add(1)
-			t.abandon(fd)
-		default:
-			t.Errors.Add(1)
-			t.wait.pause()
-		}
+// reopen makes the device again when it is gone. It tells whether it is there.
+func (t *TunTap) reopen() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.queues[0].attached() { // another queue's goroutine came first
+		return true
 	}
-	return 0, ErrClosed
+	attached, err := t.open()
+	if err != nil {
+		t.Errors.Add(1)
+		return false
+	}
+	for _, q := range t.queues[attached:] {
+		q.attach(-1)
+	}
+	t.Reopened.Add(1)
+	return true
 }
 
-// abandon gives up a queue whose device is gone.
+// abandon gives the queues up when the device is gone.
 func (t *TunTap) abandon(fd int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fd == fd {
-		t.fd = -1
-		unix.Close(fd)
-	}
-}
-
-// reopen makes the device again; where that fails it waits a moment, since the reader will be back.
-func (t *TunTap) reopen() {
-	if err := t.open(); err != nil {
-		t.Errors.Add(1)
-		t.wait.pause()
+	if t.closed || !slices.ContainsFunc(t.queues, func(q *tunQueue) bool { return q.has(fd) }) {
 		return
 	}
-	t.Reopened.Add(1)
-}
-
-func (t *TunTap) descriptor() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.fd
+	for _, q := range t.queues {
+		q.attach(-1)
+	}
 }
 
 // Write implements Link.
-func (t *TunTap) Write(batch []*Frame) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.fd < 0 {
-		t.drop(policy.LinkDown, len(batch))
-		return
-	}
-	var packets, bytes uint64
-	for _, f := range batch {
-		b := f.transmit(t.packet)
-		_, err := unix.Write(t.fd, b)
-		if err == unix.EINTR {
-			_, err = unix.Write(t.fd, b)
-		}
-		if err != nil {
-			t.Errors.Add(1)
-			t.drop(dropReason(err), 1)
-			continue
-		}
-		packets++
-		bytes += uint64(len(b) - vnetLen)
-	}
-	t.TxPackets.Add(packets)
-	t.TxBytes.Add(bytes)
-}
+func (t *TunTap) Write(batch []*Frame) { t.queues[0].writeEach(batch) }
 
 // dropReason is why a link lost a frame whose write failed.
 func dropReason(err error) policy.Reason {
@@ -298,16 +258,15 @@ func dropReason(err error) policy.Reason {
 
 // Close implements Link. The device is deleted where the router has made it.
 func (t *TunTap) Close() error {
-	if !t.wait.close() {
-		return nil
-	}
-	t.reading.Lock()
-	defer t.reading.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fd >= 0 {
-		unix.Close(t.fd)
-		t.fd = -1
+	if t.closed {
+		return nil
+	}
+	t.closed = true
+	for _, q := range t.queues {
+		q.waker.Close()
+		q.attach(-1)
 	}
 	if !t.created {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -25,6 +26,7 @@ import (
 
 func runCommand() *cobra.Command {
 	var file, state, socket string
+	var workers int
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -39,12 +41,13 @@ func runCommand() *cobra.Command {
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)
 			}
-			return route(c.Context(), cfg, state, log)
+			return route(c.Context(), cfg, state, workers, log)
 		},
 	}
 	configFlag(c, &file)
 	c.Flags().StringVar(&state, "state", "/run/udrouter", "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
+	c.Flags().IntVar(&workers, "workers", runtime.NumCPU(), "threads that forward, each with a queue of its own on both sides")
 	return c
 }
 
@@ -62,7 +65,7 @@ func logger(w io.Writer, c config.Log) *slog.Logger {
 
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
 // kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
-func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logger) (err error) {
+func route(ctx context.Context, cfg *config.Config, state string, workers int, log *slog.Logger) (err error) {
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -86,14 +89,14 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC), GuestMTU: mtu,
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
 		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
-	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu)
+	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu, workers)
 	if err != nil {
 		return err
 	}
 	closers = append(closers, tap.Close)
 	o.Guests = tap
 	if cfg.Host != nil {
-		tun, err := stack.OpenTUN(cfg.Host.Interface, mtu)
+		tun, err := stack.OpenTUN(cfg.Host.Interface, mtu, 1)
 		if err != nil {
 			return err
 		}
@@ -104,7 +107,7 @@ func route(ctx context.Context, cfg *config.Config, state string, log *slog.Logg
 		return err
 	}
 	closers = append(closers, guard.Close) // first of all at the end: while TAP and TUN are there
-	uplink, err := stack.OpenUplink(cfg.Uplink.Name, stack.Filter{})
+	uplink, err := stack.OpenUplink(cfg.Uplink.Name, stack.Filter{}, workers)
 	if err != nil {
 		return err
 	}

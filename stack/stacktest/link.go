@@ -14,13 +14,12 @@ type Sent struct {
 	policy.Offload
 }
 
-// Link is a stack.Link whose far end is the test. It is safe for concurrent use.
+// Link is a stack.Link with one queue whose far end is the test. It is safe for concurrent use.
 type Link struct {
 	stack.Stats
-	name   string
-	in     chan *stack.Frame
-	closed chan struct{}
-	once   sync.Once
+	name  string
+	in    chan *stack.Frame
+	waker *stack.Waker
 
 	mu      sync.Mutex
 	sent    []Sent
@@ -31,7 +30,11 @@ type Link struct {
 
 // NewLink makes a link.
 func NewLink(name string) *Link {
-	return &Link{name: name, in: make(chan *stack.Frame, 1024), closed: make(chan struct{})}
+	w, err := stack.NewWaker()
+	if err != nil {
+		panic(err)
+	}
+	return &Link{name: name, in: make(chan *stack.Frame, 1024), waker: w}
 }
 
 // Frame makes a frame of bytes and metadata.
@@ -42,8 +45,11 @@ func Frame(b []byte, o policy.Offload) *stack.Frame {
 	return f
 }
 
-// Inject makes the next Read return a frame.
-func (l *Link) Inject(b []byte, o policy.Offload) { l.in <- Frame(b, o) }
+// Inject makes Receive return a frame.
+func (l *Link) Inject(b []byte, o policy.Offload) {
+	l.in <- Frame(b, o)
+	l.waker.Wake()
+}
 
 // Take returns what has been written since the last Take.
 func (l *Link) Take() []Sent {
@@ -57,15 +63,27 @@ func (l *Link) Take() []Sent {
 // Name implements stack.Link.
 func (l *Link) Name() string { return l.name }
 
-// Read implements stack.Link.
-func (l *Link) Read(batch []*stack.Frame) (int, error) {
-	select {
-	case <-l.closed:
+// Queues implements stack.Link: the link is its only queue.
+func (l *Link) Queues() []stack.Queue { return []stack.Queue{l} }
+
+// Waker implements stack.Queue.
+func (l *Link) Waker() *stack.Waker { return l.waker }
+
+// Input implements stack.Queue. Inject wakes.
+func (l *Link) Input() int { return -1 }
+
+// Receive implements stack.Queue.
+func (l *Link) Receive(batch []*stack.Frame) (int, error) {
+	if l.waker.Closed() {
 		return 0, stack.ErrClosed
+	}
+	select {
 	case f := <-l.in:
 		batch[0].Set(f.Bytes())
 		batch[0].Offload = f.Offload
 		return 1, nil
+	default:
+		return 0, nil
 	}
 }
 
@@ -80,7 +98,7 @@ func (l *Link) Write(batch []*stack.Frame) {
 
 // Close implements stack.Link.
 func (l *Link) Close() error {
-	l.once.Do(func() { close(l.closed) })
+	l.waker.Close()
 	return nil
 }
 

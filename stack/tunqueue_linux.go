@@ -1,0 +1,251 @@
+package stack
+
+import (
+	"errors"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"udrouter/policy"
+)
+
+// tunQueue is a queue of a TAP or TUN. It implements Queue.
+//
+// Its calls never wait, so they are made without telling Go's scheduler, which would else give the processor away for each that takes longer
+// than some microseconds, and want it back.
+type tunQueue struct {
+	t     *TunTap
+	waker *Waker
+
+	mu sync.RWMutex // held for reading while fd is used, for writing while it is replaced
+	fd int          // -1: the device is gone
+
+	// Of the goroutine that receives.
+	load   load
+	failed bool  // the last call had an error that may come again at once
+	ring   *ring // nil: not made yet, or there is none
+	noRing bool
+}
+
+// attach replaces the descriptor; -1 for none. The queue closes the old one.
+func (q *tunQueue) attach(fd int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.fd >= 0 {
+		unix.Close(q.fd)
+	}
+	q.fd = fd
+	q.waker.Wake()
+}
+
+func (q *tunQueue) attached() bool { return !q.has(-1) }
+
+func (q *tunQueue) has(fd int) bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.fd == fd
+}
+
+// Waker implements Queue.
+func (q *tunQueue) Waker() *Waker { return q.waker }
+
+// Input implements Queue.
+func (q *tunQueue) Input() int {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.failed {
+		return -1
+	}
+	return q.fd
+}
+
+// Receive implements Queue.
+func (q *tunQueue) Receive(batch []*Frame) (int, error) {
+	if q.waker.Closed() {
+		q.dropRing()
+		return 0, ErrClosed
+	}
+	if q.failed = false; q.load.wasEmpty() {
+		return 0, nil
+	}
+	n, bytes, fd, err := q.receive(batch)
+	q.load.saw(n, bytes, n > 0 && errors.Is(err, unix.EAGAIN))
+	if n > 0 {
+		q.t.RxPackets.Add(uint64(n))
+		q.t.RxBytes.Add(uint64(bytes))
+	}
+	switch {
+	case err == nil, errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+	case fd < 0:
+		q.failed = !q.t.reopen()
+	case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENODEV):
+		q.t.Errors.Add(1)
+		q.t.abandon(fd)
+	default:
+		q.t.Errors.Add(1)
+		q.failed = true
+	}
+	return n, nil
+}
+
+// receive reads until the queue is empty, the batch is full or has bytes enough.
+func (q *tunQueue) receive(batch []*Frame) (n, bytes, fd int, err error) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.fd < 0 {
+		return 0, 0, q.fd, unix.ENODEV
+	}
+	ring := q.theRing()
+	// One read more than there were frames the last time, then more at once, as long as all of them find one: a read that finds none
+	// costs a little, a call more costs most.
+	for ask := max(q.load.frames+1, 2); n < len(batch) && bytes < BatchBytes && err == nil; ask *= 4 {
+		frames := batch[n:][:q.load.ask(min(ask, len(batch)-n), bytes)]
+		var got, size int
+		if ring == nil || len(frames) == 1 {
+			got, size, err = q.readEach(frames)
+		} else {
+			got, size, err = q.readAll(ring, frames)
+		}
+		n += got
+		bytes += size
+	}
+	return n, bytes, q.fd, err
+}
+
+// readEach reads frames one by one, and ends with the first error.
+func (q *tunQueue) readEach(batch []*Frame) (n, bytes int, err error) {
+	for n < len(batch) {
+		f := batch[n]
+		got, err := rawRead(q.fd, f.buf[q.t.packet-vnetLen:])
+		if err != nil {
+			return n, bytes, err
+		}
+		if q.received(f, got) {
+			bytes += got - vnetLen
+			n++
+		}
+	}
+	return n, bytes, nil
+}
+
+// readAll reads frames in one call. The error is the first read's that had one; those behind it have found nothing either, or a frame
+// that came in between.
+func (q *tunQueue) readAll(r *ring, batch []*Frame) (n, bytes int, err error) {
+	for _, f := range batch {
+		r.add(opRead, q.fd, f.buf[q.t.packet-vnetLen:])
+	}
+	results, err := r.do()
+	if err != nil { // the ring's, not the device's
+		q.dropRing()
+		return 0, 0, nil
+	}
+	for i, res := range results {
+		switch {
+		case res >= 0 && q.received(batch[i], int(res)):
+			bytes += int(res) - vnetLen
+			batch[i], batch[n] = batch[n], batch[i]
+			n++
+		case res < 0 && err == nil:
+			err = unix.Errno(-res)
+		}
+	}
+	return n, bytes, err
+}
+
+func (q *tunQueue) received(f *Frame, n int) bool {
+	if !f.received(q.t.packet-vnetLen, n) {
+		q.t.Errors.Add(1)
+		return false
+	}
+	f.Truncated = q.t.packet-vnetLen+n == len(f.buf)
+	return true
+}
+
+// theRing is the ring, made by the goroutine that uses it; nil where there is none.
+func (q *tunQueue) theRing() *ring {
+	if q.ring == nil && !q.noRing {
+		r, err := newRing(batchLen)
+		if q.ring = r; err != nil {
+			q.noRing = true
+		}
+	}
+	return q.ring
+}
+
+func (q *tunQueue) dropRing() {
+	if q.ring != nil {
+		q.ring.close()
+		q.ring = nil
+	}
+	q.noRing = true
+}
+
+// Write implements Queue.
+func (q *tunQueue) Write(batch []*Frame) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.fd < 0 {
+		q.t.drop(policy.LinkDown, len(batch))
+		return
+	}
+	var sent, bytes uint64
+	for len(batch) > 0 {
+		part := batch[:min(len(batch), batchLen)]
+		batch = batch[len(part):]
+		if q.ring == nil || len(part) == 1 {
+			q.write(part, &sent, &bytes)
+			continue
+		}
+		for _, f := range part {
+			q.ring.add(opWrite, q.fd, f.transmit(q.t.packet))
+		}
+		results, err := q.ring.do()
+		if err != nil {
+			q.dropRing()
+			q.write(part, &sent, &bytes)
+			continue
+		}
+		for i, res := range results {
+			if res < 0 {
+				q.t.Errors.Add(1)
+				q.t.drop(dropReason(unix.Errno(-res)), 1)
+				continue
+			}
+			sent++
+			bytes += uint64(part[i].end - q.t.packet)
+		}
+	}
+	q.t.TxPackets.Add(sent)
+	q.t.TxBytes.Add(bytes)
+}
+
+// writeEach is Write for any goroutine.
+func (q *tunQueue) writeEach(batch []*Frame) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.fd < 0 {
+		q.t.drop(policy.LinkDown, len(batch))
+		return
+	}
+	var sent, bytes uint64
+	q.write(batch, &sent, &bytes)
+	q.t.TxPackets.Add(sent)
+	q.t.TxBytes.Add(bytes)
+}
+
+func (q *tunQueue) write(batch []*Frame, sent, bytes *uint64) {
+	for _, f := range batch {
+		b := f.transmit(q.t.packet)
+		err := rawWrite(q.fd, b)
+		if err == unix.EINTR {
+			err = rawWrite(q.fd, b)
+		}
+		if err != nil {
+			q.t.Errors.Add(1)
+			q.t.drop(dropReason(err), 1)
+			continue
+		}
+		*sent++
+		*bytes += uint64(len(b) - vnetLen)
+	}
+}
