@@ -13,7 +13,7 @@
 //	the same, io_uring reads, 4, 8, 64                   0.36 0.25 0.16   0.54 0.52 0.55-0.64
 //	uplink to TAP, 4, 8, 64 frames a batch               0.69 0.64 0.60   0.81 0.85 0.86-1.31
 //	the same, io_uring writes, 4, 8, 64                  0.34 0.23 0.13   0.56 0.54 0.53-0.64
-//	uplink receive: recvmmsg 8, 64 against recvfrom      0.24 0.13        0.61 0.53
+//	uplink receive: recvmmsg 8, 64 against recvfrom      0.24 0.13        0.62 0.53-0.69
 //	uplink send: sendmmsg 8, 64 against sendto           0.33 0.24        0.50 0.44
 //	uplink send: a ring of TPACKET_V2                    0.30             1.15, 1.6 with a copy into it
 //	TAP receive: io_uring 8, 64 against read             0.27 0.14        0.63 0.56
