@@ -177,6 +177,10 @@ func (p *Packet) seal(t *rapid.T, e Ends, tcp bool, size, data int) {
 		t.Fatal(err)
 	}
 	be.PutUint16(f[l4+int(p.CsumOffset):], h.pseudo(len(f)-l4))
+	if n := min(size, len(f)-data); !tcp && n >= 2 && rapid.Bool().Draw(t, "checksum 0") {
+		c := ^sum(h.pseudo(8+n), f[l4:l4+4], be.AppendUint16(nil, uint16(8+n)), f[data:data+n])
+		be.PutUint16(f[data:], sum(c, f[data:data+2]))
+	}
 	switch {
 	case p.Kind == Whole:
 		p.Flags = policy.NeedsCsum
