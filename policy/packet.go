@@ -65,6 +65,12 @@ const (
 	GSOECN   = 0x80 // or-ed to a TCP type
 )
 
+// What the kernel takes from nobody, and therefore never brings (linux/skbuff.h, linux/udp.h).
+const (
+	gsoByFrags     = 0xffff // a GSOSize with a meaning of its own
+	maxUDPSegments = 128    // UDP_MAX_SEGMENTS; 64 before Linux 6.9
+)
+
 // Packet is what one pass over a frame finds. It points into the frame and is valid as long as that. The zero value is
 // ready; Parse overwrites all of it. It allocates nothing.
 type Packet struct {
@@ -437,7 +443,10 @@ func (p *Packet) checkOffload() Reason {
 	default:
 		return Malformed
 	}
-	if p.L4 == 0 || p.Fragment || p.GSOSize == 0 {
+	if p.L4 == 0 || p.Fragment || p.GSOSize == 0 || p.GSOSize == gsoByFrags {
+		return Malformed
+	}
+	if p.Proto == ProtoUDP && len(p.Frame)-p.L4-8 > maxUDPSegments*int(p.GSOSize) {
 		return Malformed
 	}
 	if p.Flags&NeedsCsum == 0 {

@@ -393,6 +393,7 @@ func TestSegmentLen(t *testing.T) {
 		"UFO":                     {Flags: NeedsCsum, GSOType: GSOUDP, GSOSize: 1448, CsumStart: 34, CsumOffset: 16},
 		"ECN of nothing":          {GSOType: GSOECN},
 		"no size":                 {Flags: NeedsCsum, GSOType: GSOTCPv4, CsumStart: 34, CsumOffset: 16},
+		"a size with a meaning":   {Flags: NeedsCsum, GSOType: GSOTCPv4, GSOSize: 0xffff, CsumStart: 34, CsumOffset: 16},
 		"whole checksum":          {GSOType: GSOTCPv4, GSOSize: 1448},
 		"checksum beyond frame":   {Flags: NeedsCsum, CsumStart: 34, CsumOffset: 60000},
 		"checksum in Ethernet":    {Flags: NeedsCsum, CsumStart: 4, CsumOffset: 0},
@@ -415,6 +416,16 @@ func TestGSOOfUDP(t *testing.T) {
 		var p Packet
 		if r := p.Parse(f, Offload{Flags: NeedsCsum, GSOType: c.typ, GSOSize: 1400, HdrLen: 42, CsumStart: 34, CsumOffset: 6}); r != c.want {
 			t.Errorf("%#x: got %v, want %v", c.typ, r, c.want)
+		}
+	}
+}
+
+// UDP comes in no more segments than the kernel takes.
+func TestSegmentsOfUDP(t *testing.T) {
+	for n, want := range map[int]Reason{1: None, 128 * 100: None, 128*100 + 1: Malformed, 65507: Malformed} {
+		var p Packet
+		if r := p.Parse(v4(17, udp(n), nil), Offload{Flags: NeedsCsum, GSOType: GSOUDPL4, GSOSize: 100, HdrLen: 42, CsumStart: 34, CsumOffset: 6}); r != want {
+			t.Errorf("%d bytes: got %v, want %v", n, r, want)
 		}
 	}
 }
