@@ -243,7 +243,8 @@ func copied(o []byte) (out []byte) {
 }
 
 // Accepts tells why the kernel would refuse a frame that is written with that metadata, nil if it would not: Linux 6.18, linux/virtio_net.h,
-// virtio_net_hdr_to_skb, and what tun_get_user and packet_snd ask before.
+// virtio_net_hdr_to_skb, and what tun_get_user and packet_snd ask before. That a super-packet has a partial checksum is what a driver owes to its
+// device (virtio 1.2, 5.1.6.2.1), though the kernel looks for headers itself where it has none.
 func Accepts(frame []byte, o policy.Offload) error {
 	n := len(frame)
 	csum := o.Flags&policy.NeedsCsum != 0
@@ -256,15 +257,17 @@ func Accepts(frame []byte, o policy.Offload) error {
 	switch {
 	case !ok || o.GSOType == policy.GSOECN || o.GSOType == policy.GSOUDPL4|policy.GSOECN:
 		return errors.New("no such type")
-	case csum && (end > n || start+need > n || start < eth+20):
+	case csum && (end > n || start+need > n || start < 20 || start < 40 && o.GSOType&^policy.GSOECN == policy.GSOTCPv6):
 		return errors.New("the checksum is outside of the frame")
 	case o.GSOType == policy.GSONone:
 		return nil
 	case o.GSOSize == 0 || o.GSOSize == 0xffff: // GSO_BY_FRAGS
 		return errors.New("no such size")
-	case o.GSOType == policy.GSOUDPL4 && (!csum || o.CsumOffset != 6 || n-start-8 > 128*int(o.GSOSize)):
+	case !csum:
+		return errors.New("a super-packet with a whole checksum")
+	case o.GSOType == policy.GSOUDPL4 && (o.CsumOffset != 6 || n-start-8 > 128*int(o.GSOSize)):
 		return errors.New("not UDP in at most 128 segments") // UDP_MAX_SEGMENTS
-	case o.GSOType != policy.GSOUDPL4 && csum && o.CsumOffset != 16:
+	case o.GSOType != policy.GSOUDPL4 && o.CsumOffset != 16:
 		return errors.New("not TCP's checksum")
 	}
 	return nil
