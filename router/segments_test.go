@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -83,7 +84,13 @@ func TestSegments(t *testing.T) {
 // FuzzSegments is TestSegments and TestLyingOffloads for inputs of the fuzzer's.
 func FuzzSegments(f *testing.F) {
 	nets := segmentNets(f)
-	f.Add([]byte{})
+	for seed := range uint64(32) { // what is drawn, eight bytes for a draw
+		b := make([]byte, 2048)
+		for i, r := 0, rand.New(rand.NewPCG(seed, 0)); i < len(b); i += 8 {
+			binary.LittleEndian.PutUint64(b[i:], r.Uint64())
+		}
+		f.Add(b)
+	}
 	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
 		if rapid.Bool().Draw(t, "lies") {
 			lying(t, nets)
