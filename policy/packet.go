@@ -87,6 +87,7 @@ type Packet struct {
 	Fragment bool       // one of several; an atomic fragment (RFC 6946) has a header, but is none
 	FragHdr  bool       // has an IPv6 Fragment header, atomic or not
 	Routed   bool       // has an IPv6 routing header that names further hops: Dst is not where it ends
+	Whole    bool       // has an IPv6 header that is not each segment's: the kernel splits no super-packet behind it
 	Hiding   bool       // something stands behind an extension header that is a whole message to who takes it: see isMessage
 	FragOff  int        // bytes
 	FragLen  int        // bytes of the datagram that this fragment brings
@@ -301,6 +302,7 @@ func (p *Packet) parseChain(b []byte) Reason {
 			}
 			return p.parseTransport(EthernetLen + at)
 		}
+		p.Whole = p.Whole || next != ProtoHopByHop && next != ProtoRouting && next != ProtoDstOpts
 		switch next {
 		case ProtoHopByHop:
 			if headers > 0 { // RFC 8200 4.1: only directly behind the IPv6 header
@@ -443,7 +445,7 @@ func (p *Packet) checkOffload() Reason {
 	default:
 		return Malformed
 	}
-	if p.L4 == 0 || p.Fragment || p.GSOSize == 0 || p.GSOSize == gsoByFrags {
+	if p.L4 == 0 || p.Fragment || p.Whole || p.GSOSize == 0 || p.GSOSize == gsoByFrags {
 		return Malformed
 	}
 	if p.Proto == ProtoUDP && len(p.Frame)-p.L4-8 > maxUDPSegments*int(p.GSOSize) {
