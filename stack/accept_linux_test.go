@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -13,13 +14,15 @@ import (
 
 const linkMTU = 65521 // a TAP has no more
 
-// everyLink are a TAP, a TUN and an uplink, up and without a limit for packets that are no super-packets.
-func everyLink(t *testing.T) []struct {
+type openLink struct {
 	Link
 	fd     int
 	packet int
 	stats  *Stats
-} {
+}
+
+// everyLink are a TAP, a TUN and an uplink, up and without a limit for packets that are no super-packets.
+func everyLink(t *testing.T) []openLink {
 	t.Helper()
 	veth(t)
 	tap, err := OpenTAP("udr0", 0)
@@ -33,12 +36,7 @@ func everyLink(t *testing.T) []struct {
 	}
 	u := openUplink(t)
 	t.Cleanup(func() { check(t, tap.Close()); check(t, tun.Close()) })
-	return []struct {
-		Link
-		fd     int
-		packet int
-		stats  *Stats
-	}{{tap, tap.fd, ethStart, &tap.Stats}, {tun, tun.fd, ipStart, &tun.Stats}, {u, u.fd, ethStart, &u.Stats}}
+	return []openLink{{tap, tap.fd, ethStart, &tap.Stats}, {tun, tun.fd, ipStart, &tun.Stats}, {u, u.fd, ethStart, &u.Stats}}
 }
 
 // drawLie makes a packet whose metadata may be anything.
@@ -54,13 +52,30 @@ func drawLie(t *rapid.T) *Frame {
 	word("checksum offset", &f.CsumOffset)
 	f.Flags = rapid.OneOf(rapid.Just(f.Flags), rapid.SampledFrom([]uint8{0, 1, 2, 3})).Draw(t, "flags")
 	f.GSOType = rapid.OneOf(rapid.Just(f.GSOType), rapid.SampledFrom([]uint8{0, 1, 3, 4, 5, 0x80, 0x81, 0x83, 0x84, 0x85, 0x20, 0x41})).Draw(t, "type")
+	if b := f.Bytes(); b[12] == 0x86 && b[20] == policy.ProtoDstOpts {
+		b[20] = rapid.SampledFrom([]byte{policy.ProtoDstOpts, policy.ProtoMobility, policy.ProtoHIP}).Draw(t, "header")
+	}
 	return f
 }
 
-// The kernel takes on each link whatever the parser lets through, whatever was lied about.
+// The kernel takes on each link whatever the parser lets through, whatever was lied about, also where it has to split super-packets itself.
 func TestKernelTakesWhatPasses(t *testing.T) {
-	enterNS(t)
-	links := everyLink(t)
+	for _, offload := range []bool{true, false} {
+		t.Run(fmt.Sprintf("offload %v", offload), func(t *testing.T) {
+			enterNS(t)
+			links := everyLink(t)
+			if !offload {
+				ethtool(t, "eth0", unix.ETHTOOL_STXCSUM, 0, 0, 0) // and with it what needs it
+				if on := features(t, "eth0"); on["tx-tcp-segmentation"] || on["tx-checksum-ip-generic"] {
+					t.Fatalf("%v", on)
+				}
+			}
+			taken(t, links)
+		})
+	}
+}
+
+func taken(t *testing.T, links []openLink) {
 	passed := 0
 	rapid.Check(t, func(t *rapid.T) {
 		f := drawLie(t)
@@ -69,17 +84,16 @@ func TestKernelTakesWhatPasses(t *testing.T) {
 		if p.Parse(f.Bytes(), f.Offload) != policy.None {
 			return
 		}
-		if f.GSOType == policy.GSONone && p.L3Len() > linkMTU {
-			return
-		}
 		if f.GSOType != policy.GSONone && f.Flags&policy.NeedsCsum == 0 {
 			MakePartial(f, &p)
 		}
 		passed++
-		f.Cut(len(p.Frame))
+		if f.Trim(&p); f.GSOType == policy.GSONone && p.L3Len() > linkMTU {
+			return
+		}
 		for _, l := range links {
-			before := l.stats.Errors.Load()
-			if l.Write([]*Frame{f}); l.stats.Errors.Load() != before {
+			before := l.stats.TxPackets.Load()
+			if l.Write([]*Frame{f.Clone()}); l.stats.TxPackets.Load() != before+1 { // a TUN's header takes the place of the Ethernet header
 				t.Errorf("%s does not take %d bytes with %+v", l.Name(), len(f.Bytes()), f.Offload)
 			}
 		}

@@ -52,6 +52,15 @@ func (f *Frame) Cut(n int) {
 	f.HdrLen = uint16(min(int(f.HdrLen), n))
 }
 
+// Trim takes off what is not the packet's, which was parsed from the frame: what stands behind the declared length, and the metadata of a super-packet from
+// one that is a single segment, which the kernel fails to split where its TCP options are longer than GSOSize.
+func (f *Frame) Trim(p *policy.Packet) {
+	f.Cut(len(p.Frame))
+	if f.GSOType != policy.GSONone && p.SegmentLen() == p.L3Len() {
+		f.GSOType, f.GSOSize, f.HdrLen = policy.GSONone, 0, 0
+	}
+}
+
 // Set copies an Ethernet frame into the buffer and forgets the old one; false where it does not fit.
 func (f *Frame) Set(b []byte) bool {
 	if ethStart+len(b) > len(f.buf) {

@@ -10,35 +10,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// features are what "ethtool -k" says is on.
-func features(t *testing.T, name string) map[string]bool {
+// ethtool hands over a structure of linux/ethtool.h that begins with the command and two words, and has n bytes behind them.
+func ethtool(t *testing.T, name string, cmd, a, b uint32, n int) []byte {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	check(t, err)
 	defer unix.Close(fd)
-	// ask hands over a structure of linux/ethtool.h that begins with the command and two words, and has n bytes behind them.
-	ask := func(cmd, a, b uint32, n int) []byte {
-		t.Helper()
-		data := make([]byte, 12+n)
-		for i, v := range []uint32{cmd, a, b} {
-			binary.NativeEndian.PutUint32(data[4*i:], v)
-		}
-		var req struct { // struct ifreq
-			name [unix.IFNAMSIZ]byte
-			data unsafe.Pointer
-			_    [16]byte
-		}
-		copy(req.name[:unix.IFNAMSIZ-1], name)
-		req.data = unsafe.Pointer(&data[0])
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-			t.Fatalf("ethtool command %#x on %s: %v", cmd, name, errno)
-		}
-		return data
+	data := make([]byte, 12+n)
+	for i, v := range []uint32{cmd, a, b} {
+		binary.NativeEndian.PutUint32(data[4*i:], v)
 	}
+	var req struct { // struct ifreq
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(req.name[:unix.IFNAMSIZ-1], name)
+	req.data = unsafe.Pointer(&data[0])
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		t.Fatalf("ethtool command %#x on %s: %v", cmd, name, errno)
+	}
+	return data
+}
+
+// features are what "ethtool -k" says is on.
+func features(t *testing.T, name string) map[string]bool {
+	t.Helper()
 	const most, nameLen, setOfFeatures = 256, 32, 4 // ETH_SS_FEATURES
-	names := ask(unix.ETHTOOL_GSTRINGS, setOfFeatures, 0, most*nameLen)
+	names := ethtool(t, name, unix.ETHTOOL_GSTRINGS, setOfFeatures, 0, most*nameLen)
 	count := int(binary.NativeEndian.Uint32(names[8:]))
-	blocks := ask(unix.ETHTOOL_GFEATURES, most/32, 0, most/32*16)[8:]
+	blocks := ethtool(t, name, unix.ETHTOOL_GFEATURES, most/32, 0, most/32*16)[8:]
 	on := map[string]bool{}
 	for i := range min(count, most) {
 		word, _, _ := bytes.Cut(names[12+i*nameLen:][:nameLen], []byte{0})
