@@ -453,7 +453,7 @@ func (p *Packet) checkOffload() Reason {
 	}
 	if p.Flags&NeedsCsum == 0 {
 		// A NIC with LRO says so: it has checked the segments that it has put together.
-		if p.Flags&DataValid == 0 || p.Proto != ProtoTCP {
+		if p.Flags&DataValid == 0 || p.Proto != ProtoTCP || p.Routed {
 			return Malformed
 		}
 	} else if int(p.CsumStart) != p.L4 {

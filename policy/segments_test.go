@@ -36,3 +36,14 @@ func TestSegmentsOfUDP(t *testing.T) {
 		}
 	}
 }
+
+// What a NIC has put together (LRO) gets a new pseudo-header's sum, so that there must be no doubt about the addresses in it (RFC 8200 8.1).
+func TestSegmentsByTheNIC(t *testing.T) {
+	for left, want := range map[byte]Reason{0: None, 1: Malformed} {
+		f := v6(ProtoRouting, cat([]byte{ProtoTCP, 0, 253, left, 0, 0, 0, 0}, tcp(0x10), make([]byte, 3000)), nil)
+		var p Packet
+		if r := p.Parse(f, Offload{Flags: DataValid, GSOType: GSOTCPv6, GSOSize: 1000, HdrLen: 82}); r != want {
+			t.Errorf("%d hops left: got %v, want %v", left, r, want)
+		}
+	}
+}
