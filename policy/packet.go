@@ -65,6 +65,12 @@ const (
 	GSOECN   = 0x80 // or-ed to a TCP type
 )
 
+// What the kernel takes from nobody, and therefore never brings (linux/skbuff.h, linux/udp.h).
+const (
+	gsoByFrags     = 0xffff // a GSOSize with a meaning of its own
+	maxUDPSegments = 128    // UDP_MAX_SEGMENTS; 64 before Linux 6.9
+)
+
 // Packet is what one pass over a frame finds. It points into the frame and is valid as long as that. The zero value is
 // ready; Parse overwrites all of it. It allocates nothing.
 type Packet struct {
@@ -81,6 +87,7 @@ type Packet struct {
 	Fragment bool       // one of several; an atomic fragment (RFC 6946) has a header, but is none
 	FragHdr  bool       // has an IPv6 Fragment header, atomic or not
 	Routed   bool       // has an IPv6 routing header that names further hops: Dst is not where it ends
+	Whole    bool       // has an IPv6 header that is not each segment's: the kernel splits no super-packet behind it
 	Hiding   bool       // something stands behind an extension header that is a whole message to who takes it: see isMessage
 	FragOff  int        // bytes
 	FragLen  int        // bytes of the datagram that this fragment brings
@@ -295,6 +302,7 @@ func (p *Packet) parseChain(b []byte) Reason {
 			}
 			return p.parseTransport(EthernetLen + at)
 		}
+		p.Whole = p.Whole || next != ProtoHopByHop && next != ProtoRouting && next != ProtoDstOpts
 		switch next {
 		case ProtoHopByHop:
 			if headers > 0 { // RFC 8200 4.1: only directly behind the IPv6 header
@@ -437,12 +445,15 @@ func (p *Packet) checkOffload() Reason {
 	default:
 		return Malformed
 	}
-	if p.L4 == 0 || p.Fragment || p.GSOSize == 0 {
+	if p.L4 == 0 || p.Fragment || p.Whole || p.GSOSize == 0 || p.GSOSize == gsoByFrags {
+		return Malformed
+	}
+	if p.Proto == ProtoUDP && len(p.Frame)-p.L4-8 > maxUDPSegments*int(p.GSOSize) {
 		return Malformed
 	}
 	if p.Flags&NeedsCsum == 0 {
 		// A NIC with LRO says so: it has checked the segments that it has put together.
-		if p.Flags&DataValid == 0 || p.Proto != ProtoTCP {
+		if p.Flags&DataValid == 0 || p.Proto != ProtoTCP || p.Routed {
 			return Malformed
 		}
 	} else if int(p.CsumStart) != p.L4 {

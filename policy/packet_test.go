@@ -393,6 +393,7 @@ func TestSegmentLen(t *testing.T) {
 		"UFO":                     {Flags: NeedsCsum, GSOType: GSOUDP, GSOSize: 1448, CsumStart: 34, CsumOffset: 16},
 		"ECN of nothing":          {GSOType: GSOECN},
 		"no size":                 {Flags: NeedsCsum, GSOType: GSOTCPv4, CsumStart: 34, CsumOffset: 16},
+		"a size with a meaning":   {Flags: NeedsCsum, GSOType: GSOTCPv4, GSOSize: 0xffff, CsumStart: 34, CsumOffset: 16},
 		"whole checksum":          {GSOType: GSOTCPv4, GSOSize: 1448},
 		"checksum beyond frame":   {Flags: NeedsCsum, CsumStart: 34, CsumOffset: 60000},
 		"checksum in Ethernet":    {Flags: NeedsCsum, CsumStart: 4, CsumOffset: 0},

@@ -162,7 +162,7 @@ func (w *worker) send(f *stack.Frame, p *policy.Packet, from *policy.Guest, h ho
 	if !w.fits(p, from, h) {
 		return
 	}
-	f.Cut(len(p.Frame)) // what stands behind the declared length does not go on
+	f.Trim(p)
 	f.SetEthernet(h.dst, h.src, p.EtherType)
 	decrement(f.Bytes(), p.IsIPv4())
 	if h.guest != nil {

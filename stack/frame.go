@@ -45,8 +45,21 @@ func NewBatch(n int) []*Frame {
 // Bytes is the frame from its Ethernet header on.
 func (f *Frame) Bytes() []byte { return f.buf[ethStart:f.end] }
 
-// Cut shortens the frame to n bytes, Ethernet header included.
-func (f *Frame) Cut(n int) { f.end = ethStart + n }
+// Cut shortens the frame to n bytes, Ethernet header included. HdrLen is then no more than that: it is what the kernel had in one piece, often all of the
+// frame, and the kernel refuses a frame that is shorter.
+func (f *Frame) Cut(n int) {
+	f.end = ethStart + n
+	f.HdrLen = uint16(min(int(f.HdrLen), n))
+}
+
+// Trim takes off what is not the packet's, which was parsed from the frame: what stands behind the declared length, and the metadata of a super-packet from
+// one that is a single segment, which the kernel fails to split where its TCP options are longer than GSOSize.
+func (f *Frame) Trim(p *policy.Packet) {
+	f.Cut(len(p.Frame))
+	if f.GSOType != policy.GSONone && p.SegmentLen() == p.L3Len() {
+		f.GSOType, f.GSOSize, f.HdrLen = policy.GSONone, 0, 0
+	}
+}
 
 // Set copies an Ethernet frame into the buffer and forgets the old one; false where it does not fit.
 func (f *Frame) Set(b []byte) bool {
@@ -109,7 +122,7 @@ func (f *Frame) transmit(packet int) []byte {
 	}
 	if f.GSOType != policy.GSONone {
 		h[1] = f.GSOType
-		binary.NativeEndian.PutUint16(h[2:], f.HdrLen-shift)
+		binary.NativeEndian.PutUint16(h[2:], max(f.HdrLen, shift)-shift)
 		binary.NativeEndian.PutUint16(h[4:], f.GSOSize)
 	}
 	return f.buf[start:f.end]

@@ -9,136 +9,78 @@ import (
 	"pgregory.net/rapid"
 
 	"udrouter/policy"
+	"udrouter/stack/gsotest"
 )
 
-// drawSuper makes a GSO frame of random shape with a partial checksum, as a guest's kernel does.
-func drawSuper(t *rapid.T) (*Frame, []byte) {
-	v6 := rapid.Bool().Draw(t, "v6")
-	tcp := rapid.Bool().Draw(t, "tcp")
-	payload := rapid.SliceOfN(rapid.Byte(), 1, 5000).Draw(t, "payload")
-	options := 4 * rapid.IntRange(0, 10).Draw(t, "tcp options")
-	l3, l4, proto := 20, 8, byte(policy.ProtoUDP)
-	if v6 {
-		l3 = 40
+// drawPacket makes a packet of a kind, in either family, of TCP or UDP.
+func drawPacket(t *rapid.T, kind gsotest.Kind) (gsotest.Packet, *Frame) {
+	e := gsotest.Ends{DstMAC: farMAC, SrcMAC: nearMAC, TCP: rapid.Bool().Draw(t, "TCP"), Seq: rapid.Uint32().Draw(t, "seq"),
+		Src: netip.MustParseAddrPort("192.0.2.10:40000"), Dst: netip.MustParseAddrPort("198.51.100.7:443")}
+	if rapid.Bool().Draw(t, "IPv6") {
+		e.Src, e.Dst = netip.MustParseAddrPort("[2001:db8:3:2:1::10]:40000"), netip.MustParseAddrPort("[2001:db8:ffff::7]:443")
 	}
-	if tcp {
-		l4, proto = 20+options, policy.ProtoTCP
-	}
-	f := NewFrame(14 + l3 + l4 + len(payload))
-	b := f.Bytes()
-	ip := b[14:]
-	src, dst := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("198.51.100.7")
-	if v6 {
-		src, dst = netip.MustParseAddr("2001:db8:3:2:1::10"), netip.MustParseAddr("2001:db8:ffff::7")
-		ipv6Header(ip, src, dst, proto, 64)
-		f.SetEthernet(farMAC, nearMAC, policy.EtherIPv6)
-	} else {
-		ip[0], ip[8], ip[9] = 0x45, 64, proto
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-		binary.BigEndian.PutUint16(ip[4:], uint16(rapid.IntRange(0, 65535).Draw(t, "id")))
-		copy(ip[12:], src.AsSlice())
-		copy(ip[16:], dst.AsSlice())
-		ipv4Checksum(ip)
-		f.SetEthernet(farMAC, nearMAC, policy.EtherIPv4)
-	}
-	h := ip[l3:]
-	at := 6
-	if tcp {
-		at = 16
-		binary.BigEndian.PutUint32(h[4:], rapid.Uint32().Draw(t, "seq"))
-		h[12], h[13] = byte(l4/4)<<4, byte(rapid.IntRange(0, 255).Draw(t, "flags"))
-		for i := range options {
-			h[20+i] = 1
-		}
-	} else {
-		binary.BigEndian.PutUint16(h[4:], uint16(len(h)))
-	}
-	copy(h[l4:], payload)
-	binary.BigEndian.PutUint16(h[at:], policy.FoldChecksum(policy.PseudoSum(src, dst, proto, len(h))))
-	f.Offload = policy.Offload{Flags: policy.NeedsCsum, CsumStart: uint16(14 + l3), CsumOffset: uint16(at), GSOSize: uint16(rapid.IntRange(1, 1460).Draw(t, "size")), HdrLen: uint16(14 + l3 + l4)}
-	switch {
-	case !tcp:
-		f.GSOType = policy.GSOUDPL4
-	case v6:
-		f.GSOType = policy.GSOTCPv6
-	default:
-		f.GSOType = policy.GSOTCPv4
-	}
-	return f, payload
+	g := gsotest.Draw(t, kind, e, rapid.SampledFrom([]int{576, 1280, 1500, 9000}).Draw(t, "MTU"))
+	f := NewFrame(len(g.Frame))
+	f.Set(g.Frame)
+	f.Offload = g.Offload
+	return g, f
 }
 
-// What goes in as one comes out as many, with nothing lost or changed: payload, sequence, flags, identification; and each is
-// a packet with right lengths and checksums.
+// What goes in as one comes out as the segments that the RFCs want, byte by byte, of whatever kind it was; none is longer than was announced.
 func TestSegment(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		f, payload := drawSuper(t)
-		var super policy.Packet
-		if r := super.Parse(f.Bytes(), f.Offload); r != policy.None {
-			t.Fatalf("the frame itself is %v", r)
-		}
-		var got []byte
-		segments := Segment(f, &super)
-		for i, s := range segments {
-			var p policy.Packet
-			if r := p.Parse(s.Bytes(), s.Offload); r != policy.None {
-				t.Fatalf("segment %d is %v", i, r)
-			}
-			if p.L3Len() > super.SegmentLen() || len(p.Frame) != len(s.Bytes()) {
-				t.Fatalf("segment %d has %d bytes, %d announced", i, p.L3Len(), super.SegmentLen())
-			}
-			l4 := p.Frame[p.L4:]
-			if policy.FoldChecksum(policy.Sum(l4, policy.PseudoSum(p.Src, p.Dst, p.Proto, len(l4)))) != 0xffff {
-				t.Fatalf("segment %d has a wrong checksum", i)
-			}
-			if p.IsIPv4() && uint16(p.FragID) != uint16(super.FragID)+uint16(i) {
-				t.Fatalf("segment %d has identification %d", i, p.FragID)
-			}
-			if p.Proto == policy.ProtoTCP {
-				seq := binary.BigEndian.Uint32(super.Frame[super.L4+4:]) + uint32(len(got))
-				if binary.BigEndian.Uint32(l4[4:]) != seq {
-					t.Fatalf("segment %d has a wrong sequence number", i)
-				}
-				want := super.TCPFlags
-				if i < len(segments)-1 {
-					want &^= 1 | 8
-				}
-				if i > 0 {
-					want &^= 0x80
-				}
-				if p.TCPFlags != want {
-					t.Fatalf("segment %d has flags %#x, want %#x", i, p.TCPFlags, want)
-				}
-				got = append(got, l4[int(l4[12]>>4)*4:]...)
-			} else {
-				got = append(got, l4[8:]...)
-			}
-		}
-		if !bytes.Equal(got, payload) {
-			t.Fatalf("%d bytes of payload became %d", len(payload), len(got))
-		}
-	})
+	rapid.Check(t, segment)
 }
 
-// A completed checksum is right; a whole one stays, also when it is wrong.
+func segment(t *rapid.T) {
+	g, f := drawPacket(t, gsotest.DrawKind(t, true))
+	want, err := gsotest.Segments(g.Frame, g.Offload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var super policy.Packet
+	if r := super.Parse(f.Bytes(), f.Offload); r != policy.None {
+		t.Fatalf("the frame itself is %v", r)
+	}
+	if g.Kind == gsotest.LRO {
+		MakePartial(f, &super)
+	}
+	f.Cut(len(super.Frame))
+	got := Segment(f, &super)
+	if len(got) != len(want) {
+		t.Fatalf("%d segments, want %d", len(got), len(want))
+	}
+	longest := 0
+	for i, s := range got {
+		if !bytes.Equal(s.Bytes(), want[i]) || s.GSOType != policy.GSONone || s.Flags&policy.NeedsCsum != 0 {
+			t.Fatalf("segment %d of %d with %+v:\n got %x\nwant %x", i, len(got), s.Offload, s.Bytes(), want[i])
+		}
+		longest = max(longest, len(want[i])-policy.EthernetLen)
+	}
+	if super.SegmentLen() != longest {
+		t.Fatalf("segments of %d bytes, %d announced", longest, super.SegmentLen())
+	}
+}
+
+// A partial checksum is completed once; a whole one stays, also when it is wrong.
 func TestCompleteChecksum(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f, _ := drawSuper(t)
-		f.GSOType, f.GSOSize = 0, 0
-		before := bytes.Clone(f.Bytes())
+		g, f := drawPacket(t, gsotest.Partial)
 		whole := f.Clone()
 		whole.Flags = 0
 		CompleteChecksum(whole)
-		if !bytes.Equal(whole.Bytes(), before) {
+		if !bytes.Equal(whole.Bytes(), g.Frame) {
 			t.Fatal("a whole checksum was changed")
 		}
-		CompleteChecksum(f)
-		var p policy.Packet
-		if r := p.Parse(f.Bytes(), f.Offload); r != policy.None {
-			t.Fatal(r)
+		want, err := gsotest.Segments(g.Frame, g.Offload)
+		if err != nil {
+			t.Fatal(err)
 		}
-		l4 := p.Frame[p.L4:]
-		if policy.FoldChecksum(policy.Sum(l4, policy.PseudoSum(p.Src, p.Dst, p.Proto, len(l4)))) != 0xffff {
-			t.Fatal("the checksum is wrong")
+		f.Cut(len(want[0]))
+		for range 2 {
+			CompleteChecksum(f)
+			if !bytes.Equal(f.Bytes(), want[0]) || f.Flags != 0 {
+				t.Fatalf("flags %d\n got %x\nwant %x", f.Flags, f.Bytes(), want[0])
+			}
 		}
 	})
 }
