@@ -25,9 +25,9 @@ type openLink struct {
 func everyLink(t *testing.T) []openLink {
 	t.Helper()
 	veth(t)
-	tap, err := OpenTAP("udr0", 0)
+	tap, err := OpenTAP("udr0", 0, 1)
 	check(t, err)
-	tun, err := OpenTUN("udrhost", 0)
+	tun, err := OpenTUN("udrhost", 0, 1)
 	check(t, err)
 	for _, n := range []string{"eth0", "far", "udr0", "udrhost"} {
 		quiet(t, n)
@@ -36,7 +36,7 @@ func everyLink(t *testing.T) []openLink {
 	}
 	u := openUplink(t)
 	t.Cleanup(func() { check(t, tap.Close()); check(t, tun.Close()) })
-	return []openLink{{tap, tap.fd, ethStart, &tap.Stats}, {tun, tun.fd, ipStart, &tun.Stats}, {u, u.fd, ethStart, &u.Stats}}
+	return []openLink{{tap, tap.queues[0].fd, ethStart, &tap.Stats}, {tun, tun.queues[0].fd, ipStart, &tun.Stats}, {u, u.queues[0].fd, ethStart, &u.Stats}}
 }
 
 // drawLie makes a packet whose metadata may be anything.

@@ -70,7 +70,7 @@ func TestLinksCarrySegments(t *testing.T) {
 		} else {
 			toKernel(t, socket, f, headless)
 			for len(got) < len(want) {
-				n, err := l.Read(batch)
+				n, err := wait(l, batch)
 				if err != nil {
 					t.Fatal(err)
 				}

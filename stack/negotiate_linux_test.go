@@ -59,10 +59,10 @@ func TestOffloadsNegotiated(t *testing.T) {
 	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
 		t.Fatal(err)
 	}
-	tap, err := OpenTAP("udr0", 0)
+	tap, err := OpenTAP("udr0", 0, 1)
 	check(t, err)
 	defer tap.Close()
-	tun, err := OpenTUN("udrhost", 0)
+	tun, err := OpenTUN("udrhost", 0, 1)
 	check(t, err)
 	defer tun.Close()
 	for _, name := range []string{"udr0", "udrhost"} {
