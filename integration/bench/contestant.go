@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"udrouter/integration/lab"
@@ -15,6 +16,8 @@ type contestant struct {
 	kernel *lab.KernelOptions // nil: a program
 	exe    string             // of a program
 	args   []string           // beyond those that lab.StartRouter gives
+	shape  shape
+	flows  int // that the packet rate is measured with
 
 	lab  *lab.Lab
 	proc *lab.Proc // nil: the kernel
@@ -35,11 +38,14 @@ func contestants(programs []program) []*contestant {
 	for _, p := range programs {
 		cs = append(cs, &contestant{name: p.name, exe: p.path})
 	}
+	for _, c := range cs {
+		c.shape, c.flows = usual, usualFlows
+	}
 	return cs
 }
 
 // up builds the contestant's lab and has it route. After an error nothing is left.
-func (c *contestant) up(ctx context.Context, s shape) (err error) {
+func (c *contestant) up(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("it takes more than 3 minutes"))
 	defer cancel()
 	defer func() {
@@ -47,7 +53,7 @@ func (c *contestant) up(ctx context.Context, s shape) (err error) {
 			err = errors.Join(fmt.Errorf("setting up %s: %w", c.name, err), c.down())
 		}
 	}()
-	cfg, src, err := s.config()
+	cfg, src, err := c.shape.config()
 	if err != nil {
 		return err
 	}
@@ -68,6 +74,25 @@ func (c *contestant) up(ctx context.Context, s shape) (err error) {
 	return c.meet(ctx)
 }
 
+// allUp has them all route.
+func allUp(ctx context.Context, cs []*contestant, progress io.Writer) error {
+	for _, c := range cs {
+		fmt.Fprintln(progress, "setting up", c.name)
+		if err := c.up(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func allDown(cs []*contestant) error {
+	var errs []error
+	for _, c := range cs {
+		errs = append(errs, c.down())
+	}
+	return errors.Join(errs...)
+}
+
 // listen has every end of the measures answer, or keep quiet, as they want it.
 func (c *contestant) listen() error {
 	for _, n := range []*lab.Node{c.lab.Internet, c.lab.Guests[0].Node} {
@@ -77,6 +102,12 @@ func (c *contestant) listen() error {
 	}
 	if err := c.swallow(); err != nil {
 		return err
+	}
+	// The fewer ports there are, the sooner a new connection has the ports of one that is not yet forgotten.
+	for _, n := range []*lab.Node{c.lab.Internet, c.lab.Guests[0].Node} {
+		if err := n.SetSysctl("net.ipv4.ip_local_port_range", "1024 65535"); err != nil {
+			return err
+		}
 	}
 	for _, g := range c.lab.Guests {
 		if err := ignoreUDP(g.NS); err != nil {

@@ -39,6 +39,9 @@ type options struct {
 	programs []program
 	only     *regexp.Regexp // measures
 	among    *regexp.Regexp // contestants
+	scaling  bool
+	json     bool
+	svg      string // a file, or ""
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -48,6 +51,9 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.SetOutput(out)
 	f.IntVar(&o.n, "rounds", 3, "how often everything is measured")
 	f.DurationVar(&o.time, "time", 2*time.Second, "how long a single measurement takes")
+	f.BoolVar(&o.scaling, "scaling", false, "measure as well what more guests, rules and flows cost; --only selects by scaling/guests/ and so on")
+	f.BoolVar(&o.json, "json", false, "print JSON, with the values of every round")
+	f.StringVar(&o.svg, "svg", "", "write a plot of the ratios to a `file`")
 	f.Func("only", "measure only what matches this regular `expression`, such as tcp/4", into(&o.only))
 	f.Func("contestants", "only those whose name matches this regular `expression`", into(&o.among))
 	f.Func("program", "a build of udrouter as `name=path`; may be given several times (default: that of this source)", func(s string) error {
@@ -83,10 +89,6 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	if os.Geteuid() != 0 {
 		return errors.New("namespaces and raw sockets need root")
 	}
-	list := selected(measures(), o.only)
-	if len(list) == 0 {
-		return fmt.Errorf("no measure matches %s", o.only)
-	}
 	if len(o.programs) == 0 {
 		dir, err := os.MkdirTemp("", "udrouter-bench-")
 		if err != nil {
@@ -99,9 +101,28 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		}
 		o.programs = append(o.programs, p)
 	}
-	rep, err := o.measure(ctx, list)
-	if err != nil {
+	rep := &report{}
+	if rep.Facts, err = facts(o.programs, o.rounds); err != nil {
 		return err
+	}
+	if err := o.usual(ctx, rep); err != nil {
+		return err
+	}
+	if o.scaling {
+		if err := o.scale(ctx, rep); err != nil {
+			return err
+		}
+	}
+	if len(rep.Rows)+len(rep.Scaling) == 0 {
+		return fmt.Errorf("no measure matches %s", o.only)
+	}
+	if o.svg != "" {
+		if err := os.WriteFile(o.svg, rep.plot(), 0o644); err != nil {
+			return err
+		}
+	}
+	if o.json {
+		return rep.writeJSON(out)
 	}
 	return rep.write(out)
 }
@@ -109,38 +130,52 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 // build builds this module's program.
 func build(ctx context.Context, dir string) (program, error) {
 	p := program{"udrouter", filepath.Join(dir, "udrouter")}
-	if text, err := exec.CommandContext(ctx, "go", "build", "-o", p.path, "udrouter/cmd/udrouter").CombinedOutput(); err != nil {
+	// The revision is part of the report, whatever GOFLAGS says.
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=auto", "-o", p.path, "udrouter/cmd/udrouter")
+	if text, err := cmd.CombinedOutput(); err != nil {
 		return p, fmt.Errorf("building udrouter: %w\n%s", err, text)
 	}
 	return p, nil
 }
 
-func (o options) measure(ctx context.Context, list []measure) (rep *report, err error) {
-	cs := slices.DeleteFunc(contestants(o.programs), func(c *contestant) bool { return !o.among.MatchString(c.name) })
+// usual measures everything on the usual network.
+func (o options) usual(ctx context.Context, rep *report) (err error) {
+	list := selected(measures(), o.only)
+	cs := o.contestants()
 	if len(cs) == 0 {
-		return nil, fmt.Errorf("no contestant matches %s", o.among)
+		return fmt.Errorf("no contestant matches %s", o.among)
 	}
-	rep = &report{}
-	if rep.Facts, err = facts(o.programs, o.rounds); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, allDown(cs)) }()
 	for _, c := range cs {
 		rep.Names = append(rep.Names, c.name)
-		fmt.Fprintln(o.progress, "setting up", c.name)
-		if err := c.up(ctx, usual); err != nil {
-			return nil, err
-		}
 	}
 	rep.Base = baseOf(rep.Names)
-	rep.Rows, err = o.rounds.run(ctx, list, cs)
-	return rep, err
+	if len(list) == 0 && !o.rests() {
+		return nil
+	}
+	defer func() { err = errors.Join(err, allDown(cs)) }()
+	if err := allUp(ctx, cs, o.progress); err != nil {
+		return err
+	}
+	restore, err := raiseConntrack(1<<21, 0)
+	defer func() { err = errors.Join(err, restore()) }()
+	if err != nil {
+		return err
+	}
+	if rep.Rows, err = o.rounds.run(ctx, list, cs); err != nil {
+		return err
+	}
+	if !o.rests() {
+		return nil
+	}
+	rows, err := rest(ctx, cs)
+	rep.Rows = append(rep.Rows, rows...)
+	return err
 }
 
-func allDown(cs []*contestant) error {
-	var errs []error
-	for _, c := range cs {
-		errs = append(errs, c.down())
-	}
-	return errors.Join(errs...)
+// contestants are those that the command line asks for.
+func (o options) contestants() []*contestant {
+	return slices.DeleteFunc(contestants(o.programs), func(c *contestant) bool { return !o.among.MatchString(c.name) })
 }
+
+// rests tells whether the programs are to be watched at rest.
+func (o options) rests() bool { return o.only.MatchString(restMemory) || o.only.MatchString(restCPU) }

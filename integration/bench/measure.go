@@ -33,12 +33,13 @@ type way struct {
 	down bool
 }
 
-func (w way) String() string {
-	dir := "up"
+func (w way) String() string { return fmt.Sprintf("%d/%s", w.family, w.direction()) }
+
+func (w way) direction() string {
 	if w.down {
-		dir = "down"
+		return "down"
 	}
-	return fmt.Sprintf("%d/%s", w.family, dir)
+	return "up"
 }
 
 var ways = []way{{ipv4, false}, {ipv4, true}, {ipv6, false}, {ipv6, true}}
@@ -65,10 +66,13 @@ func measures() (list []measure) {
 	}
 	for _, size := range []int{60, 1400} {
 		for _, w := range ways {
-			list = append(list, packets(w, size, usualFlows))
+			list = append(list, packets(w, size))
 		}
 	}
-	return list
+	for _, w := range ways {
+		list = append(list, connections(w))
+	}
+	return append(list, latency(ipv4, nil), latency(ipv6, nil), latency(ipv4, &way{ipv4, false}), latency(ipv4, &way{ipv4, true}))
 }
 
 func selected(list []measure, only *regexp.Regexp) []measure {

@@ -16,11 +16,11 @@ import (
 
 // report is all that a run found out.
 type report struct {
-	Facts    []fact
-	Names    []string // of the contestants
-	Base     int      // the index of the one that the others are held against
-	Rows     []row
-	Comments []string
+	Facts   []fact
+	Names   []string // of the contestants
+	Base    int      // the index of the one that the others are held against
+	Rows    []row
+	Scaling []scaled
 }
 
 // fact is something about the machine, or about the run.
@@ -82,7 +82,22 @@ func (r *report) write(w io.Writer) error {
 	for _, f := range r.Facts {
 		fmt.Fprintf(w, "%s: %s\n", f.Name, f.Text)
 	}
-	fmt.Fprintln(w)
+	if len(r.Rows) > 0 {
+		fmt.Fprintln(w)
+		if err := r.writeRows(w); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.Scaling {
+		fmt.Fprintln(w)
+		if err := s.write(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *report) writeRows(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "figure\tunit\t%s", strings.Join(r.Names, "\t"))
 	for i, name := range r.Names {
@@ -106,10 +121,8 @@ func (r *report) write(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, c := range r.Comments {
-		if _, err := fmt.Fprintln(w, c); err != nil {
-			return err
-		}
+	for _, l := range r.differences() {
+		fmt.Fprintln(w, l)
 	}
 	return nil
 }

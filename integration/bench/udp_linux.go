@@ -68,7 +68,7 @@ func ignoreUDP(n *lab.NS) error {
 
 // packets is the rate of datagrams that arrive while more are sent than pass, over a number of flows which each were answered
 // before. size is the frame's, in bytes without its checksum; IPv6 does not fit into the least, and has 2 more.
-func packets(w way, size, flows int) measure {
+func packets(w way, size int) measure {
 	if w.family == ipv6 {
 		size = max(size, 62)
 	}
@@ -77,7 +77,7 @@ func packets(w way, size, flows int) measure {
 		name:    name,
 		columns: []column{{name, "kpps", false}},
 		run: func(ctx context.Context, c *contestant, d time.Duration) ([]float64, error) {
-			up, down, err := streams(c, w.family, size, flows)
+			up, down, err := streams(c, w.family, size)
 			if err != nil {
 				return nil, err
 			}
@@ -117,9 +117,9 @@ type mmsghdr struct {
 }
 
 // streams are the two ways of a number of flows, or a few more, that all guests share.
-func streams(c *contestant, f family, size, flows int) (up, down *stream, err error) {
+func streams(c *contestant, f family, size int) (up, down *stream, err error) {
 	guests := c.lab.Guests
-	each := max((flows+len(guests)-1)/len(guests), min(minFlows, flows))
+	each := max((c.flows+len(guests)-1)/len(guests), min(minFlows, c.flows))
 	mac, err := guests[0].GatewayMAC()
 	if err != nil {
 		return nil, nil, err
