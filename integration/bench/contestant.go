@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"udrouter/integration/lab"
@@ -74,15 +75,18 @@ func (c *contestant) up(ctx context.Context) (err error) {
 	return c.meet(ctx)
 }
 
-// allUp has them all route.
-func allUp(ctx context.Context, cs []*contestant, progress io.Writer) error {
+// allUp has them all route, on a machine that holds them.
+func allUp(ctx context.Context, cs []*contestant, m *machine, progress io.Writer) error {
+	if err := m.raise(moreNeighbours); err != nil {
+		return err
+	}
 	for _, c := range cs {
 		fmt.Fprintln(progress, "setting up", c.name)
 		if err := c.up(ctx); err != nil {
 			return err
 		}
 	}
-	return nil
+	return m.raise(moreConnections) // conntrack is there when somebody has rules for it
 }
 
 func allDown(cs []*contestant) error {
@@ -125,6 +129,33 @@ func (c *contestant) meet(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// knows fails when the contestant tracks fewer than so many flows: then it was measured at something else.
+func (c *contestant) knows(ctx context.Context, flows int) error {
+	var n int
+	switch {
+	case c.proc != nil:
+		s, err := c.proc.Status(ctx)
+		if err != nil {
+			return err
+		}
+		n = int(s.Flows.Active)
+	case c.kernel.Bind:
+		text, err := c.lab.Dom0.Sysctl("net.netfilter.nf_conntrack_count")
+		if err != nil {
+			return err
+		}
+		if n, err = strconv.Atoi(text); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	if n < flows {
+		return fmt.Errorf("of %d flows it knows %d", flows, n)
 	}
 	return nil
 }

@@ -1,4 +1,40 @@
-// Command bench measures udrouter against the kernel.
+// Command bench measures udrouter against the kernel as a router, in one run:
+//
+//	go run ./integration/bench
+//
+// It is for Linux and root. Each contestant has a whole lab of its own (package lab: internet, upstream router, dom0 and guests in
+// namespaces), all of them up at the same time:
+//
+//	kernel       forwarding and proxy NDP, no policy, nothing bound
+//	kernel+nft   the same with bindings and the policy in nftables and conntrack: the fair peer, and the base of the ratios
+//	udrouter     the program; --program NAME=PATH, given several times, holds builds against each other
+//
+// They have the same configuration: one guest with an address of each family, and ten rules in each chain of its policy, of which the last
+// admits everything. A round does each measure with one contestant right after the other, the next round in reverse order. On a machine
+// that does other things as well, or that is itself virtual, only ratios mean something; they are those of each round, and the
+// table has their median with the least and the greatest.
+//
+//	tcp/FAMILY/WAY/FLOWS   throughput of connections between guest and internet, as their receivers count it, and beside it the
+//	                       processor time that the whole machine, both ends included, spends on a Gbit
+//	udp/FAMILY/WAY/SIZE    datagrams that arrive, of 64 flows, while one thread sends as many as it can; SIZE is the frame's
+//	connect/FAMILY/WAY     TCP connections that eight threads open, each one after the other, and reset
+//	ping/FAMILY/...        echo, guest to internet: half the answers come within p50, 99 of 100 within p99; a lost one counts as 1 s
+//	rest/...               the program's memory after all that, and its processor time when nobody uses it
+//
+// WAY is up, from the guest to the internet, or down; for connect it is who opens. Datagrams are sent and counted with raw sockets,
+// in the guest and at the upstream router's link to dom0, so that the way has nothing in it that is not the router's; flows were opened
+// and answered before, and the router must know of all of them afterwards. The fewest bytes of an IPv6 datagram are 62.
+//
+// --scaling measures what more guests, rules and flows cost: throughput is then one guest's, datagrams are spread over all guests
+// and flows, and the rule that admits is the last one. Each figure has its ratio to that of the first network. The kernel's rules for
+// its guests are a list, as one writes them by hand, which is not the best that nftables could do for hundreds.
+//
+// Limits. Everything shares the machine's cores: the ends of a connection, a sender that never pauses and the router take them from each
+// other, so that a figure is that of the whole way, and one of a machine with more cores may have other ratios. Links are veth pairs:
+// they have no wire, and carry super-packets of TCP whole. The connections' ends are Go programs. Processor time is counted in ticks of
+// 1/100 s, that of everything else on the machine included. A router that joins datagrams would be counted too low; this is
+// noticed, and ends the run. The kernel's limits of neighbours and tracked connections, which are the machine's, are raised while it
+// runs, and put back.
 package main
 
 import (
@@ -152,13 +188,9 @@ func (o options) usual(ctx context.Context, rep *report) (err error) {
 	if len(list) == 0 && !o.rests() {
 		return nil
 	}
-	defer func() { err = errors.Join(err, allDown(cs)) }()
-	if err := allUp(ctx, cs, o.progress); err != nil {
-		return err
-	}
-	restore, err := raiseConntrack(1<<21, 0)
-	defer func() { err = errors.Join(err, restore()) }()
-	if err != nil {
+	var m machine
+	defer func() { err = errors.Join(err, allDown(cs), m.restore()) }()
+	if err := allUp(ctx, cs, &m, o.progress); err != nil {
 		return err
 	}
 	if rep.Rows, err = o.rounds.run(ctx, list, cs); err != nil {

@@ -15,8 +15,7 @@ type dimension struct {
 	values   []int
 	with     func(n int) (s shape, flows int)
 	measures []measure
-	entries  int // that the kernel has to track, of all labs together
-	buckets  int
+	raise    []setting
 }
 
 // dimensions are all of a run, in their order.
@@ -34,13 +33,11 @@ func dimensions() []dimension {
 			name: "guests", values: []int{1, 16, 64, 254},
 			with:     with(func(s *shape, _ *int, n int) { s.Guests = n }),
 			measures: []measure{tcp(up, 1), packets(up, 60), packets(down, 60)}, // of one guest; spread over all
-			entries:  1 << 21,
 		},
 		{
 			name: "rules", values: []int{10, 100, 1000, 10_000},
 			with:     with(func(s *shape, _ *int, n int) { s.Rules = n }),
 			measures: []measure{tcp(up, 1), packets(up, 60), connections(up)},
-			entries:  1 << 21,
 		},
 		{
 			name: "flows", values: []int{1, 1000, 100_000, 1_000_000},
@@ -48,7 +45,7 @@ func dimensions() []dimension {
 				s.Flows, *flows = max(s.Flows, 1<<20), n
 			}),
 			measures: []measure{packets(up, 60), packets(down, 60)},
-			entries:  1 << 21, buckets: 1 << 20,
+			raise:    moreBuckets,
 		},
 	}
 }
@@ -102,13 +99,12 @@ func (o options) scaleOne(ctx context.Context, d dimension) (s scaled, err error
 			cs = append(cs, one)
 		}
 	}
-	defer func() { err = errors.Join(err, allDown(cs)) }()
-	if err := allUp(ctx, cs, o.progress); err != nil {
+	var m machine
+	defer func() { err = errors.Join(err, allDown(cs), m.restore()) }()
+	if err := allUp(ctx, cs, &m, o.progress); err != nil {
 		return s, err
 	}
-	restore, err := raiseConntrack(d.entries, d.buckets)
-	defer func() { err = errors.Join(err, restore()) }()
-	if err != nil {
+	if err := m.raise(d.raise); err != nil {
 		return s, err
 	}
 	s.rows, err = o.rounds.run(ctx, d.measures, cs)

@@ -91,6 +91,9 @@ func packets(w way, size int) measure {
 				measured = down
 			}
 			pps, err := measured.rate(ctx, d)
+			if err == nil {
+				err = c.knows(ctx, measured.flows())
+			}
 			return []float64{pps / 1e3}, err
 		},
 	}
@@ -266,15 +269,15 @@ func (s *stream) prepare() {
 	}
 }
 
-// send sends at most a batch of frames from the at-th on, of one sender, and returns how many.
-func (s *stream) send(at int) (int, error) {
-	sender, n := 0, min(batch, s.flows()-at)
+// send sends at most n frames from the at-th on, of one sender and beginning anew behind the last, and returns how many.
+func (s *stream) send(at, n int) (int, error) {
+	sender, flows := 0, s.flows()
 	if len(s.senders) > 1 {
 		sender = at / s.run % len(s.senders)
 		n = min(n, s.run-at%s.run)
 	}
 	for i := range n {
-		s.iovs[i].Base = &s.frames[(at+i)*s.size]
+		s.iovs[i].Base = &s.frames[(at+i)%flows*s.size]
 	}
 	k, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.senders[sender]), uintptr(unsafe.Pointer(&s.msgs[0])), uintptr(n), 0, 0, 0)
 	switch errno {
@@ -311,7 +314,7 @@ func (s *stream) arrive(ctx context.Context, at int) (int, error) {
 		n = 0
 		for n == 0 && ctx.Err() == nil {
 			var err error
-			if n, err = s.send(at); err != nil {
+			if n, err = s.send(at, min(batch, s.flows()-at)); err != nil {
 				return 0, err
 			}
 		}
@@ -345,14 +348,12 @@ func (s *stream) rate(ctx context.Context, d time.Duration) (float64, error) {
 }
 
 func (s *stream) flood(stop *atomic.Bool) error {
-	for at := 0; !stop.Load(); {
-		n, err := s.send(at)
+	for at, flows := 0, s.flows(); !stop.Load(); {
+		n, err := s.send(at, batch)
 		if err != nil {
 			return err
 		}
-		if at += n; at >= s.flows() {
-			at = 0
-		}
+		at = (at + n) % flows
 	}
 	return nil
 }
