@@ -199,7 +199,7 @@ func (o options) usual(ctx context.Context, rep *report) (err error) {
 	if !o.rests() {
 		return nil
 	}
-	rows, err := rest(ctx, cs)
+	rows, err := rest(ctx, cs, 5*o.time/2)
 	rep.Rows = append(rep.Rows, rows...)
 	return err
 }

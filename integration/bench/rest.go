@@ -5,14 +5,12 @@ import (
 	"time"
 )
 
-// idleTime is how long the programs are watched doing nothing.
-const idleTime = 5 * time.Second
-
 // What --only selects them by.
 const restMemory, restCPU = "rest/rss", "rest/cpu"
 
-// rest is what the programs take when nobody uses them: memory, after all that was measured before, and processor time.
-func rest(ctx context.Context, cs []*contestant) ([]row, error) {
+// rest is what the programs take when nobody uses them: memory, after all that was measured before, and processor time,
+// watched for d.
+func rest(ctx context.Context, cs []*contestant, d time.Duration) ([]row, error) {
 	memory := newRow(column{restMemory, "MiB", true}, len(cs))
 	cpu := newRow(column{restCPU, "% of a core", true}, len(cs))
 	before := make([]time.Duration, len(cs))
@@ -29,7 +27,7 @@ func rest(ctx context.Context, cs []*contestant) ([]row, error) {
 			return nil, err
 		}
 	}
-	if err := wait(ctx, idleTime); err != nil {
+	if err := wait(ctx, d); err != nil {
 		return nil, err
 	}
 	for i, c := range cs {
@@ -40,7 +38,7 @@ func rest(ctx context.Context, cs []*contestant) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		cpu.values[i] = []float64{100 * float64(after-before[i]) / float64(idleTime)}
+		cpu.values[i] = []float64{100 * float64(after-before[i]) / float64(d)}
 	}
 	return []row{memory, cpu}, nil
 }

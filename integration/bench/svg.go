@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"strings"
 	"text/template"
 )
 
 // The plot's measures, in pixels.
 const (
-	plotLabels = 150 // to the left of the bars
+	plotLabels = 170 // to the left of the bars
 	plotBars   = 480
 	plotRight  = 60 // for the numbers behind the bars
 	plotBar    = 11 // the height of one
@@ -77,7 +78,7 @@ func (r *report) plot() []byte {
 		if row.lower {
 			continue
 		}
-		g := plotGroup{Name: row.name}
+		g := plotGroup{Name: title(row.name)}
 		start := y
 		for i, v := range row.values {
 			m := ratios(v, row.values[r.Base]).median
@@ -103,6 +104,17 @@ func (r *report) plot() []byte {
 	return b.Bytes()
 }
 
+// title is a figure's name in words.
+func title(name string) string {
+	f := append(strings.Split(name, "/"), "", "", "")
+	what := map[string]string{"tcp": "TCP", "udp": "UDP", "connect": "New TCP"}[f[0]]
+	if what == "" {
+		return name
+	}
+	more := map[string]string{"tcp": ", flows: ", "udp": ", bytes: "}[f[0]] + f[3]
+	return fmt.Sprintf("%s, IPv%s %s%s", what, f[1], f[2], more)
+}
+
 var plotFile = template.Must(template.New("svg").Funcs(template.FuncMap{
 	"add": func(a, b any) float64 { return number64(a) + number64(b) },
 }).Parse(`<svg xmlns="http://www.w3.org/2000/svg" width="{{.Width}}" height="{{.Height}}" viewBox="0 0 {{.Width}} {{.Height}}" role="img">
@@ -123,7 +135,7 @@ text { font: 11px sans-serif; fill: #24292f }
 {{- end}}
 {{- $d := .}}
 {{- range .Lines}}
-<line class="{{if .One}}one{{else}}grid{{end}}" x1="{{.X}}" x2="{{.X}}" y1="38" y2="{{$d.Bottom}}"/><text x="{{.X}}" y="{{add $d.Bottom 14}}" text-anchor="middle">{{.Text}}</text>
+<line class="grid" x1="{{.X}}" x2="{{.X}}" y1="38" y2="{{$d.Bottom}}"/><text x="{{.X}}" y="{{add $d.Bottom 14}}" text-anchor="middle">{{.Text}}</text>
 {{- end}}
 {{- range .Groups}}
 <text x="{{add $d.Left -8}}" y="{{add .Y 3}}" text-anchor="end">{{.Name | html}}</text>
@@ -131,6 +143,9 @@ text { font: 11px sans-serif; fill: #24292f }
 <rect class="c{{.Class}}" x="{{$d.Left}}" y="{{.Y}}" width="{{.Width}}" height="{{$d.Bar}}"/><text x="{{add (add $d.Left .Width) 4}}" y="{{add .Y 9}}">{{.Text}}</text>
 {{- end}}
 {{- end}}
+{{- range .Lines}}{{if .One}}
+<line class="one" x1="{{.X}}" x2="{{.X}}" y1="38" y2="{{$d.Bottom}}"/>
+{{- end}}{{end}}
 </svg>
 `))
 
