@@ -228,7 +228,7 @@ func TestParse(t *testing.T) {
 	}{
 		{"", true},
 		{"--program a=/x --program b=/y --rounds 1 --time 1s --only tcp --contestants a|b --scaling --json --svg f", true},
-		{"--program a", false}, {"--program =x", false}, {"--rounds 0", false}, {"--time 0s", false}, {"--only (", false}, {"more", false},
+		{"--program a", false}, {"--program =x", false}, {"--rounds 0", false}, {"--senders 0", false}, {"--time 0s", false}, {"--only (", false}, {"more", false},
 	} {
 		o, err := parse(strings.Fields(row.args), io.Discard)
 		if (err == nil) != row.ok {

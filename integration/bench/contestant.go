@@ -18,7 +18,8 @@ type contestant struct {
 	exe    string             // of a program
 	args   []string           // beyond those that lab.StartRouter gives
 	shape  shape
-	flows  int // that the packet rate is measured with
+
+	flows, senders int // that the packet rate is measured with
 
 	lab  *lab.Lab
 	proc *lab.Proc // nil: the kernel
@@ -40,7 +41,7 @@ func contestants(programs []program) []*contestant {
 		cs = append(cs, &contestant{name: p.name, exe: p.path})
 	}
 	for _, c := range cs {
-		c.shape, c.flows = usual, usualFlows
+		c.shape, c.flows, c.senders = usual, usualFlows, 1
 	}
 	return cs
 }

@@ -113,9 +113,9 @@ func counts(t *testing.T, c *contestant, f family) {
 		if n, err := s.take(); n != 0 || err != nil {
 			t.Fatalf("%d came unasked, %v", n, err)
 		}
-		came := 0
+		came, b := 0, newBurst(s.size)
 		for at := 0; at < s.flows(); {
-			sent, err := s.send(at, 4)
+			sent, err := s.send(b, at, 4)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -30,7 +30,8 @@
 // its guests are a list, as one writes them by hand, which is not the best that nftables could do for hundreds.
 //
 // Limits. Everything shares the machine's cores: the ends of a connection, a sender that never pauses and the router take them from each
-// other, so that a figure is that of the whole way, and one of a machine with more cores may have other ratios. Links are veth pairs:
+// other, so that a figure is that of the whole way, and one of a machine with more cores may have other ratios. The kernel forwards a
+// datagram on the core that sent it: one sender gets one core's worth of it, and --senders says what two get. Links are veth pairs:
 // they have no wire, and carry super-packets of TCP whole. The connections' ends are Go programs. Processor time is counted in ticks of
 // 1/100 s, that of everything else on the machine included. A router that joins datagrams would be counted too low; this is
 // noticed, and ends the run. The kernel's limits of neighbours and tracked connections, which are the machine's, are raised while it
@@ -57,8 +58,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	if ctx.Err() != nil {
-		err = errors.New("interrupted; nothing is left behind")
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	stop()
 	switch {
@@ -75,6 +76,7 @@ type options struct {
 	programs []program
 	only     *regexp.Regexp // measures
 	among    *regexp.Regexp // contestants
+	senders  int
 	scaling  bool
 	json     bool
 	svg      string // a file, or ""
@@ -87,6 +89,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.SetOutput(out)
 	f.IntVar(&o.n, "rounds", 3, "how often everything is measured")
 	f.DurationVar(&o.time, "time", 2*time.Second, "how long a single measurement takes")
+	f.IntVar(&o.senders, "senders", 1, "how many threads send datagrams")
 	f.BoolVar(&o.scaling, "scaling", false, "measure as well what more guests, rules and flows cost; --only selects by scaling/guests/ and so on")
 	f.BoolVar(&o.json, "json", false, "print JSON, with the values of every round")
 	f.StringVar(&o.svg, "svg", "", "write a plot of the ratios to a `file`")
@@ -104,8 +107,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if f.NArg() > 0 || o.n < 1 || o.time <= 0 {
-		return o, errors.New("no arguments; --rounds and --time are above 0")
+	if f.NArg() > 0 || o.n < 1 || o.senders < 1 || o.time <= 0 {
+		return o, errors.New("no arguments; --rounds, --senders and --time are above 0")
 	}
 	return o, nil
 }
@@ -138,7 +141,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		o.programs = append(o.programs, p)
 	}
 	rep := &report{}
-	if rep.Facts, err = facts(o.programs, o.rounds); err != nil {
+	if rep.Facts, err = facts(o); err != nil {
 		return err
 	}
 	if err := o.usual(ctx, rep); err != nil {
@@ -206,7 +209,11 @@ func (o options) usual(ctx context.Context, rep *report) (err error) {
 
 // contestants are those that the command line asks for.
 func (o options) contestants() []*contestant {
-	return slices.DeleteFunc(contestants(o.programs), func(c *contestant) bool { return !o.among.MatchString(c.name) })
+	cs := contestants(o.programs)
+	for _, c := range cs {
+		c.senders = o.senders
+	}
+	return slices.DeleteFunc(cs, func(c *contestant) bool { return !o.among.MatchString(c.name) })
 }
 
 // rests tells whether the programs are to be watched at rest.

@@ -27,7 +27,7 @@ type report struct {
 type fact struct{ Name, Text string }
 
 // facts are those of this machine and the programs.
-func facts(programs []program, r rounds) ([]fact, error) {
+func facts(o options) ([]fact, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return nil, os.NewSyscallError("uname", err)
@@ -37,9 +37,9 @@ func facts(programs []program, r rounds) ([]fact, error) {
 		{"kernel", "Linux " + unix.ByteSliceToString(u.Release[:])},
 		{"Go", runtime.Version()},
 		{"date", time.Now().UTC().Format(time.DateOnly)},
-		{"method", fmt.Sprintf("median of %d rounds of %s each", r.n, r.time)},
+		{"method", fmt.Sprintf("median of %d rounds of %s each; datagrams by %d sender(s)", o.n, o.time, o.senders)},
 	}
-	for _, p := range programs {
+	for _, p := range o.programs {
 		list = append(list, fact{p.name, revision(p.path)})
 	}
 	return list, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/bpf"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"udrouter/integration/lab"
@@ -90,7 +91,7 @@ func packets(w way, size int) measure {
 			if w.down {
 				measured = down
 			}
-			pps, err := measured.rate(ctx, d)
+			pps, err := measured.rate(ctx, c.senders, d)
 			if err == nil {
 				err = c.knows(ctx, measured.flows())
 			}
@@ -107,9 +108,22 @@ type stream struct {
 	run     int
 	counts  []*counter
 	link    func() (lab.LinkCount, error) // where the first counts
+}
 
-	msgs []mmsghdr
-	iovs []unix.Iovec
+// burst is what one thread sends at a time.
+type burst struct {
+	msgs [batch]mmsghdr
+	iovs [batch]unix.Iovec
+}
+
+func newBurst(size int) *burst {
+	b := &burst{}
+	for i := range b.msgs {
+		b.iovs[i].SetLen(size)
+		b.msgs[i].hdr.Iov = &b.iovs[i]
+		b.msgs[i].hdr.SetIovlen(1)
+	}
+	return b
 }
 
 // mmsghdr is struct mmsghdr of sendmmsg(2).
@@ -129,7 +143,7 @@ func streams(c *contestant, f family, size int) (up, down *stream, err error) {
 	}
 	gw := c.lab.Gateway
 	up = &stream{size: size, run: min(batch, each), link: func() (lab.LinkCount, error) { return gw.Count(gw.Link) }}
-	down = &stream{size: size, run: batch, link: func() (lab.LinkCount, error) { return guests[0].Count(guests[0].Link) }}
+	down = &stream{size: size, run: min(batch, each), link: func() (lab.LinkCount, error) { return guests[0].Count(guests[0].Link) }}
 	defer func() {
 		if err != nil {
 			up.close()
@@ -156,8 +170,6 @@ func streams(c *contestant, f family, size int) (up, down *stream, err error) {
 		g, n = guests[i/up.run%len(guests)], i/up.run/len(guests)*up.run+i%up.run
 		up.add(g.MAC, mac, own(f, g), far(f, n), payload)
 	}
-	up.prepare()
-	down.prepare()
 	return up, down, nil
 }
 
@@ -260,26 +272,17 @@ func (s *stream) close() {
 // flows is how many frames there are.
 func (s *stream) flows() int { return len(s.frames) / s.size }
 
-func (s *stream) prepare() {
-	s.msgs, s.iovs = make([]mmsghdr, batch), make([]unix.Iovec, batch)
-	for i := range s.msgs {
-		s.iovs[i].SetLen(s.size)
-		s.msgs[i].hdr.Iov = &s.iovs[i]
-		s.msgs[i].hdr.SetIovlen(1)
-	}
-}
-
 // send sends at most n frames from the at-th on, of one sender and beginning anew behind the last, and returns how many.
-func (s *stream) send(at, n int) (int, error) {
+func (s *stream) send(b *burst, at, n int) (int, error) {
 	sender, flows := 0, s.flows()
 	if len(s.senders) > 1 {
 		sender = at / s.run % len(s.senders)
 		n = min(n, s.run-at%s.run)
 	}
 	for i := range n {
-		s.iovs[i].Base = &s.frames[(at+i)%flows*s.size]
+		b.iovs[i].Base = &s.frames[(at+i)%flows*s.size]
 	}
-	k, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.senders[sender]), uintptr(unsafe.Pointer(&s.msgs[0])), uintptr(n), 0, 0, 0)
+	k, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.senders[sender]), uintptr(unsafe.Pointer(&b.msgs[0])), uintptr(n), 0, 0, 0)
 	switch errno {
 	case 0:
 		return int(k), nil
@@ -295,8 +298,9 @@ func establish(ctx context.Context, up, down *stream) error {
 		if _, err := s.take(); err != nil {
 			return err
 		}
+		b := newBurst(s.size)
 		for at := 0; at < s.flows(); {
-			n, err := s.arrive(ctx, at)
+			n, err := s.arrive(ctx, b, at)
 			if err != nil {
 				return fmt.Errorf("opening flows: %w", err)
 			}
@@ -307,14 +311,14 @@ func establish(ctx context.Context, up, down *stream) error {
 }
 
 // arrive sends a batch anew until as many have come; a flow may be lost when the way is still being found out.
-func (s *stream) arrive(ctx context.Context, at int) (int, error) {
+func (s *stream) arrive(ctx context.Context, b *burst, at int) (int, error) {
 	const tries, wait = 20, 100 * time.Millisecond
 	var n, came int
 	for range tries {
 		n = 0
 		for n == 0 && ctx.Err() == nil {
 			var err error
-			if n, err = s.send(at, min(batch, s.flows()-at)); err != nil {
+			if n, err = s.send(b, at, min(batch, s.flows()-at)); err != nil {
 				return 0, err
 			}
 		}
@@ -333,23 +337,26 @@ func (s *stream) arrive(ctx context.Context, at int) (int, error) {
 	return 0, fmt.Errorf("%d of %d datagrams arrive", came, n)
 }
 
-// rate sends as fast as it can and returns how many datagrams a second arrive.
-func (s *stream) rate(ctx context.Context, d time.Duration) (float64, error) {
+// rate has some threads send as fast as they can and returns how many datagrams a second arrive.
+func (s *stream) rate(ctx context.Context, senders int, d time.Duration) (float64, error) {
 	var stop atomic.Bool
-	sent := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		sent <- s.flood(&stop)
-	}()
+	var g errgroup.Group
+	for i := range senders {
+		g.Go(func() error {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			return s.flood(&stop, s.flows()/s.run*i/senders*s.run)
+		})
+	}
 	pps, err := s.watch(ctx, d)
 	stop.Store(true)
-	return pps, errors.Join(err, <-sent)
+	return pps, errors.Join(err, g.Wait())
 }
 
-func (s *stream) flood(stop *atomic.Bool) error {
-	for at, flows := 0, s.flows(); !stop.Load(); {
-		n, err := s.send(at, batch)
+func (s *stream) flood(stop *atomic.Bool, at int) error {
+	b, flows := newBurst(s.size), s.flows()
+	for !stop.Load() {
+		n, err := s.send(b, at, batch)
 		if err != nil {
 			return err
 		}
