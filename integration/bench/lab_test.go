@@ -78,7 +78,8 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
-// What the raw sockets send and count is what the links carry: nothing is lost on the way while little is sent, and nothing else is taken for it.
+// What the raw sockets send and count is what the links carry: nothing is lost on the way while little is sent, and nothing else is taken
+// for it.
 func TestCounts(t *testing.T) {
 	cs := start(t)
 	for _, c := range cs {
@@ -150,11 +151,12 @@ func counts(t *testing.T, c *contestant, f family) {
 func TestRun(t *testing.T) {
 	before := settings(t)
 	var out, progress bytes.Buffer
-	err := run(t.Context(), []string{"--rounds", "1", "--time", "50ms", "--only", "udp/4/up/60|rest/rss", "--contestants", "^udrouter$"}, &out, &progress)
+	args := strings.Fields("--rounds 1 --time 50ms --only udp/4/up/60|rest/rss --contestants ^udrouter$")
+	err := run(t.Context(), args, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}
-	for _, want := range []string{"CPU: ", "kernel: Linux", "udrouter: ", "udp/4/up/60", "rest/rss"} {
+	for _, want := range []string{"CPU: ", "kernel: Linux", "load: ", "udrouter: ", "udp/4/up/60", "rest/rss"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("there is no %q in\n%s", want, &out)
 		}

@@ -37,6 +37,7 @@ func facts(o options) ([]fact, error) {
 		{"kernel", "Linux " + unix.ByteSliceToString(u.Release[:])},
 		{"Go", runtime.Version()},
 		{"date", time.Now().UTC().Format(time.DateOnly)},
+		{"load", loadAverage() + " before the run"},
 		{"method", fmt.Sprintf("median of %d rounds of %s each; datagrams by %d sender(s)", o.n, o.time, o.senders)},
 	}
 	for _, p := range o.programs {
@@ -56,6 +57,15 @@ func cpuModel() string {
 		}
 	}
 	return runtime.GOARCH
+}
+
+// loadAverage is how many processes wanted a processor, on average of 1, 5 and 15 minutes: with others about, figures say less.
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if f := strings.Fields(string(text)); err == nil && len(f) > 3 {
+		return strings.Join(f[:3], " ")
+	}
+	return "unknown"
 }
 
 // revision says what a program was built from.
