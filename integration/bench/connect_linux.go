@@ -16,13 +16,14 @@ import (
 )
 
 const (
-	connectPort    = 444 // a listener of its own, which does nothing but accept
+	connectPort    = 444 // a listener of its own, which does nothing but accept and reset
 	connectors     = 8
 	connectTimeout = 2500 * time.Millisecond // one lost SYN is asked again after a second
 )
 
-// connections is how many TCP connections a second are opened by a few that each open one after the other and reset it. An end that
-// opens by way "up" is the guest.
+// connections is how many TCP connections a second are accepted of a few threads that each open one after the other. Who accepts resets it
+// at once, and only then comes the next: there are never more than so many, so that none has to be asked for again because a queue was full.
+// An end that opens by way "up" is the guest.
 func connections(w way) measure {
 	name := "connect/" + w.String()
 	return measure{
@@ -53,7 +54,10 @@ func listen(n *lab.NS, f family) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	err = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), // what is accepted has it from here
+	)
 	if err == nil {
 		err = unix.Bind(fd, sa)
 	}
@@ -68,20 +72,17 @@ func listen(n *lab.NS, f family) (int, error) {
 }
 
 func connectRate(ctx context.Context, client *lab.NS, listener int, to netip.AddrPort, d time.Duration) (float64, error) {
-	var opened, failed atomic.Int64
+	var accepted, failed atomic.Int64
 	var why atomic.Pointer[error]
 	var stop, quiet atomic.Bool
 	var clients, server errgroup.Group
-	server.Go(func() error { return acceptAll(listener, &quiet) })
+	server.Go(func() error { return acceptAll(listener, &accepted, &quiet) })
 	start := time.Now()
 	for range connectors {
 		clients.Go(func() error {
 			return client.Do(func() error {
 				for !stop.Load() {
-					switch err := open(to); {
-					case err == nil:
-						opened.Add(1)
-					case failed.Add(1) == 1:
+					if err := open(to); err != nil && failed.Add(1) == 1 {
 						why.Store(&err)
 					}
 				}
@@ -90,7 +91,7 @@ func connectRate(ctx context.Context, client *lab.NS, listener int, to netip.Add
 		})
 	}
 	err := wait(ctx, d)
-	n, took := opened.Load(), time.Since(start)
+	n, took := accepted.Load(), time.Since(start)
 	stop.Store(true)
 	err = errors.Join(err, clients.Wait())
 	quiet.Store(true)
@@ -103,13 +104,14 @@ func connectRate(ctx context.Context, client *lab.NS, listener int, to netip.Add
 	return float64(n) / took.Seconds(), nil
 }
 
-// acceptAll closes what comes, until told to stop.
-func acceptAll(listener int, quiet *atomic.Bool) error {
+// acceptAll resets and counts what comes, until told to stop.
+func acceptAll(listener int, accepted *atomic.Int64, quiet *atomic.Bool) error {
 	for !quiet.Load() {
 		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
 			unix.Close(fd)
+			accepted.Add(1)
 		case unix.EAGAIN:
 			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}, 50); err != nil && err != unix.EINTR {
 				return os.NewSyscallError("poll", err)
@@ -122,7 +124,8 @@ func acceptAll(listener int, quiet *atomic.Bool) error {
 	return nil
 }
 
-// open makes a connection from the thread's namespace, and resets it: no end then waits for the other.
+// open makes a connection from the thread's namespace and waits for its reset. That may come before the connecting is seen to have ended;
+// a router that does not let it through answers a SYN, which is another error.
 func open(to netip.AddrPort) error {
 	domain, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port()), Addr: asArray4(to.Addr())})
 	if to.Addr().Is6() {
@@ -135,8 +138,8 @@ func open(to netip.AddrPort) error {
 	defer unix.Close(fd)
 	timeout := unix.NsecToTimeval(int64(connectTimeout))
 	err = errors.Join(
-		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
 	)
 	if err != nil {
 		return os.NewSyscallError("setsockopt", err)
@@ -144,6 +147,15 @@ func open(to netip.AddrPort) error {
 	err = unix.Connect(fd, sa)
 	if err == unix.EINTR { // the runtime's signals; the connecting goes on
 		err = awaitConnected(fd)
+	}
+	for err == nil || err == unix.EINTR {
+		_, err = unix.Read(fd, make([]byte, 1))
+		if err == nil {
+			return errors.New("a connection was not reset")
+		}
+	}
+	if err == unix.ECONNRESET {
+		return nil
 	}
 	return os.NewSyscallError("connect", err)
 }

@@ -17,7 +17,7 @@
 //	tcp/FAMILY/WAY/FLOWS   throughput of connections between guest and internet, as their receivers count it, and beside it the
 //	                       processor time that the whole machine, both ends included, spends on a Gbit
 //	udp/FAMILY/WAY/SIZE    datagrams that arrive, of 64 flows, while one thread sends as many as it can; SIZE is the frame's
-//	connect/FAMILY/WAY     TCP connections that eight threads open, each one after the other, and reset
+//	connect/FAMILY/WAY     TCP connections that eight threads open, each one after the other, and that are reset when they are accepted
 //	ping/FAMILY/...        echo, guest to internet: half the answers come within p50, 99 of 100 within p99; a lost one counts as 1 s
 //	rest/...               the program's memory after all that, and its processor time when nobody uses it
 //

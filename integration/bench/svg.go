@@ -10,7 +10,7 @@ import (
 
 // The plot's measures, in pixels.
 const (
-	plotLabels = 170 // to the left of the bars
+	plotLabels = 180 // to the left of the bars
 	plotBars   = 480
 	plotRight  = 60 // for the numbers behind the bars
 	plotBar    = 11 // the height of one
