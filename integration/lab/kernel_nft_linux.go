@@ -33,8 +33,13 @@ func (l *Lab) bindByKernel() error {
 		Name: "forward", Table: inet, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop,
 	})
+	var rules int
+	var failed error
 	add := func(c *nftables.Chain, r rule, verdict expr.Any) {
 		conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: append(slices.Clone(r), verdict)})
+		if rules++; rules%rulesAtOnce == 0 {
+			failed = errors.Join(failed, conn.Flush())
+		}
 	}
 	add(forward, rule{}.state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
 	for i, g := range l.Guests {
@@ -60,11 +65,14 @@ func (l *Lab) bindByKernel() error {
 		}
 	}
 	add(forward, nil, accept) // what came back from every chain that concerns it
-	if err := conn.Flush(); err != nil {
+	if err := errors.Join(failed, conn.Flush()); err != nil {
 		return fmt.Errorf("loading nftables: %w", err)
 	}
 	return nil
 }
+
+// rulesAtOnce is how many rules are loaded together: the kernel acknowledges each, and a socket's buffer holds so many answers.
+const rulesAtOnce = 100
 
 // protectByKernel is the reference's ip6tables list in nftables, for both families.
 func (l *Lab) protectByKernel() error {

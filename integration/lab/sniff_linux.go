@@ -57,7 +57,7 @@ type Sniffer struct {
 
 // Sniff starts to collect the frames of a link. It is closed with the namespace at the latest.
 func (n *NS) Sniff(link string, o SniffOptions) (*Sniffer, error) {
-	fd, err := n.openPacket(link, unix.ETH_P_ALL, o.BPF)
+	fd, err := n.PacketSocket(link, unix.ETH_P_ALL, func(fd int) error { return prepareSniff(fd, o.BPF) })
 	if err != nil {
 		return nil, fmt.Errorf("sniffing on %s of %s: %w", link, n.name, err)
 	}
@@ -82,8 +82,9 @@ func (n *NS) Sniff(link string, o SniffOptions) (*Sniffer, error) {
 	return s, nil
 }
 
-// openPacket opens and binds an AF_PACKET socket; protocol 0 receives nothing.
-func (n *NS) openPacket(link string, protocol uint16, filter []bpf.Instruction) (int, error) {
+// PacketSocket opens a raw AF_PACKET socket for an EtherType on a link; with 0 it receives nothing, and only sends. prepare, which may be nil,
+// sets it up before a frame can come. The socket is close-on-exec and does not block; the caller closes it.
+func (n *NS) PacketSocket(link string, etherType uint16, prepare func(fd int) error) (int, error) {
 	index, err := n.LinkIndex(link)
 	if err != nil {
 		return -1, err
@@ -92,11 +93,11 @@ func (n *NS) openPacket(link string, protocol uint16, filter []bpf.Instruction) 
 	if err != nil {
 		return -1, err
 	}
-	if protocol != 0 {
-		err = prepareSniff(fd, filter)
+	if prepare != nil {
+		err = prepare(fd)
 	}
 	if err == nil {
-		sa := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: index}
+		sa := &unix.SockaddrLinklayer{Protocol: etherType<<8 | etherType>>8, Ifindex: index}
 		err = os.NewSyscallError("bind", unix.Bind(fd, sa))
 	}
 	if err != nil {
@@ -108,17 +109,8 @@ func (n *NS) openPacket(link string, protocol uint16, filter []bpf.Instruction) 
 
 func prepareSniff(fd int, filter []bpf.Instruction) error {
 	if filter != nil {
-		raw, err := bpf.Assemble(filter)
-		if err != nil {
-			return fmt.Errorf("assembling the filter: %w", err)
-		}
-		prog := make([]unix.SockFilter, len(raw))
-		for i, r := range raw {
-			prog[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-		}
-		fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-		if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog); err != nil {
-			return fmt.Errorf("attaching the filter: %w", err)
+		if err := AttachFilter(fd, filter); err != nil {
+			return err
 		}
 	}
 	return errors.Join(
@@ -127,6 +119,23 @@ func prepareSniff(fd int, filter []bpf.Instruction) error {
 		// Best for what is above the machine's limit; with less, frames may be lost, which is counted.
 		setBuffer(fd, 32<<20),
 	)
+}
+
+// AttachFilter has the kernel hand over to a socket what a program admits.
+func AttachFilter(fd int, filter []bpf.Instruction) error {
+	raw, err := bpf.Assemble(filter)
+	if err != nil {
+		return fmt.Errorf("assembling the filter: %w", err)
+	}
+	prog := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		prog[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog); err != nil {
+		return fmt.Errorf("attaching the filter: %w", err)
+	}
+	return nil
 }
 
 func setBuffer(fd, bytes int) error {
@@ -327,7 +336,7 @@ type FrameSender struct {
 
 // Sender opens a link for raw frames. It is closed with the namespace at the latest.
 func (n *NS) Sender(link string) (*FrameSender, error) {
-	fd, err := n.openPacket(link, 0, nil)
+	fd, err := n.PacketSocket(link, 0, nil)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s of %s for frames: %w", link, n.name, err)
 	}
