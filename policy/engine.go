@@ -44,6 +44,11 @@ type Verdict struct {
 	Would      Reason
 	WouldRule  RuleID
 	WouldBlame *Guest
+
+	// The flow by which it was admitted, see Remember; no table: none, or none to be remembered.
+	table *FlowTable
+	flow  FlowRef
+	reply bool
 }
 
 // GuestPolicy is what an Engine needs of a guest.
@@ -214,6 +219,7 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, a
 		}
 		if ok && (!known || hit.Reason == None) {
 			found, known = hit, true
+			v.table, v.flow, v.reply = g.table, hit.Ref, hit.Reply
 		}
 		if known && (found.Reason == None || v.Action != Accept) {
 			break
@@ -221,6 +227,9 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, a
 	}
 	if known && v.Action == Accept && (found.Reason == None || e.unfit(v, from, to, found.Reason)) {
 		v.follow(&found, from, to)
+	}
+	if found.Reason != None || from.Guest != nil && to.Guest != nil || found.Verdict&(wouldEgress|wouldIngress) != 0 || p.IsICMPError() {
+		v.table = nil
 	}
 	return owner, known
 }

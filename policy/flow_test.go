@@ -275,7 +275,7 @@ func TestFlowOwner(t *testing.T) {
 		return hit.Ref
 	}
 	ref := create()
-	if !table.SetVerdict(ref, 7, 8) || !table.SetNext(ref, false, NextHop{1}) || !table.SetNext(ref, true, NextHop{2}) {
+	if !table.SetVerdict(ref, 7, 8) || !table.SetNext(ref, false, NextHop{1}, 8) || !table.SetNext(ref, true, NextHop{2}, 8) {
 		t.Fatal("the flow is not there")
 	}
 	hit, _ := table.Lookup(e.packet(t, false, 17, udp(1)), SideGuest, 0)
@@ -283,7 +283,7 @@ func TestFlowOwner(t *testing.T) {
 	if hit.Verdict != 7 || hit.Generation != 8 || hit.Next != (NextHop{1}) || back.Next != (NextHop{2}) || hit.Ref != ref || back.Ref != ref {
 		t.Errorf("%+v, back %+v", hit, back)
 	}
-	if !table.Delete(ref) || table.Delete(ref) || table.SetVerdict(ref, 1, 1) || table.SetNext(ref, true, NextHop{}) {
+	if !table.Delete(ref) || table.Delete(ref) || table.SetVerdict(ref, 1, 1) || table.SetNext(ref, true, NextHop{}, 8) {
 		t.Error("the flow is gone only once")
 	}
 	if again := create(); again == ref || table.Delete(ref) {
@@ -363,7 +363,7 @@ func TestFlowRace(t *testing.T) {
 				case 0:
 					table.Sweep(now, 10)
 				case 1:
-					table.SetNext(hit.Ref, hit.Reply, NextHop{1})
+					table.SetNext(hit.Ref, hit.Reply, NextHop{1}, 2)
 				case 2:
 					table.SetVerdict(hit.Ref, 2, 2)
 				case 3:

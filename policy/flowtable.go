@@ -348,17 +348,20 @@ func (t *FlowTable) SetVerdict(r FlowRef, verdict, generation uint32) bool {
 	if f == nil {
 		return false
 	}
-	f.Verdict, f.Generation = verdict, generation
+	f.Verdict, f.Generation, f.next = verdict, generation, [2]NextHop{}
 	return true
 }
 
-// SetNext notes where a direction of a flow goes.
-func (t *FlowTable) SetNext(r FlowRef, reply bool, next NextHop) bool {
+// SetNext notes where a direction of a flow goes, as a generation of the owner's has it. What another one had of the other direction is forgotten.
+func (t *FlowTable) SetNext(r FlowRef, reply bool, next NextHop, generation uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.get(r)
 	if f == nil {
 		return false
+	}
+	if f.Generation != generation {
+		f.Generation, f.next = generation, [2]NextHop{}
 	}
 	if reply {
 		f.next[1] = next

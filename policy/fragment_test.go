@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 	"testing"
 	"time"
@@ -289,7 +290,7 @@ func TestFragmentShares(t *testing.T) {
 			if spoofed && f.from != SideUplink {
 				continue
 			}
-			table := NewFlowTable(100000, NewFlowBudget(100000))
+			table := tellingApart(senders["a host"].e.src.Addr(), senders["another host"].e.src.Addr())
 			now := time.Hour
 			for id := range uint32(5) {
 				for name, s := range senders {
@@ -338,5 +339,15 @@ func TestFragmentAllocatesNothing(t *testing.T) {
 		playFragment(table, later, time.Hour)
 	}); n != 0 {
 		t.Errorf("%v allocations for each", n)
+	}
+}
+
+// tellingApart is a table whose seed tells two hosts apart: one in MaxDatagrams does not.
+func tellingApart(a, b netip.Addr) *FlowTable {
+	for {
+		t := NewFlowTable(100000, NewFlowBudget(100000))
+		if maphash.Comparable(t.seed, a)%MaxDatagrams != maphash.Comparable(t.seed, b)%MaxDatagrams {
+			return t
+		}
 	}
 }

@@ -156,7 +156,7 @@ func (g *Guest) routes() bool {
 
 // FromUplink tells whether a frame may come from the provider's side.
 func (v *View) FromUplink(p *Packet) Reason {
-	if !v.mayBeOnUplink(p.SrcMAC) {
+	if !v.MayBeOnUplink(p.SrcMAC) {
 		return MACInvalid
 	}
 	if p.DstMAC != v.UplinkMAC && !p.DstMAC.IsGroup() {
@@ -195,7 +195,7 @@ func (v *View) FromUplink(p *Packet) Reason {
 		if p.ICMPType == RedirectMessage {
 			return Redirect
 		}
-		if p.ND.HasSource && !v.mayBeOnUplink(p.ND.SourceLL) || p.ND.HasTarget && !v.mayBeOnUplink(p.ND.TargetLL) {
+		if p.ND.HasSource && !v.MayBeOnUplink(p.ND.SourceLL) || p.ND.HasTarget && !v.MayBeOnUplink(p.ND.TargetLL) {
 			return NDSpoof
 		}
 		// Link-local addresses are another link's; fe80::1 may well be the provider's.
@@ -212,7 +212,7 @@ func (v *View) FromUplink(p *Packet) Reason {
 
 // uplinkARP wants a sender that may be a station on the uplink. A probe has no sender address (RFC 5227 1.1).
 func (v *View) uplinkARP(p *Packet) Reason {
-	if !v.mayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) || v.Broadcasts[p.ARP.SPA] {
+	if !v.MayBeOnUplink(p.ARP.SHA) || v.ours(p.ARP.SPA) || v.Broadcasts[p.ARP.SPA] {
 		return ARPSpoof
 	}
 	switch Classify(p.ARP.SPA) {
@@ -226,8 +226,8 @@ func (v *View) uplinkARP(p *Packet) Reason {
 	return ARPSpoof
 }
 
-// mayBeOnUplink tells whether a MAC may be another station's on the uplink.
-func (v *View) mayBeOnUplink(m MAC) bool {
+// MayBeOnUplink tells whether a MAC may be another station's on the uplink.
+func (v *View) MayBeOnUplink(m MAC) bool {
 	return !m.IsZero() && !m.IsGroup() && m != v.UplinkMAC && m != v.RouterMAC
 }
 

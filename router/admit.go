@@ -35,8 +35,9 @@ func (w *worker) end(from *policy.Guest) policy.End {
 
 // admit tells whether the policy lets a packet go to an end. If not, it is counted, and its sender told where a rule says so.
 func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool {
-	v := w.engine.Decide(p, w.end(from), to, w.now())
-	w.countWould(&v, p)
+	v := &w.verdict
+	*v = w.engine.Decide(p, w.end(from), to, w.now())
+	w.countWould(v, p)
 	if v.Action == policy.Accept {
 		return true
 	}

@@ -15,6 +15,7 @@ type hop struct {
 	dst, src policy.MAC
 	mtu      int // bytes of IP
 	guest    *policy.Guest
+	next     policy.NextHop // the same for a flow to remember; zero: not
 }
 
 // forward sends a packet that the guards have passed where it goes. from is the guest that sent it, nil elsewhere.
@@ -48,7 +49,7 @@ func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Gues
 	if !w.admit(p, from, toGuest.end(to)) {
 		return
 	}
-	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to})
+	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to, next: guestHop(to)})
 }
 
 func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
@@ -66,7 +67,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 		w.drop(from, policy.NoNeighbour)
 		return
 	}
-	h := hop{side: stack.UplinkSide, src: w.world.UplinkMAC, mtu: w.world.kernel.Uplink.MTU}
+	h := hop{side: stack.UplinkSide, src: w.world.UplinkMAC, mtu: w.world.kernel.Uplink.MTU, next: neighbourHop(n)}
 	if h.dst, ok = n.mac(); ok {
 		w.send(f, p, from, h)
 		return
@@ -83,7 +84,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 // toHost passes what the guest's egress rules and the host policy admit, and what answers dom0.
 func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	if w.admit(p, from, toHost.end(nil)) {
-		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU})
+		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU, next: policy.NextHop{nextHost}})
 	}
 }
 
@@ -157,22 +158,17 @@ func (w *worker) fits(p *policy.Packet, from *policy.Guest, h hop) bool {
 	return true
 }
 
-// send decides, changes and queues: MACs and TTL are all that changes in a packet that is forwarded.
+// send decides, changes and queues.
 func (w *worker) send(f *stack.Frame, p *policy.Packet, from *policy.Guest, h hop) {
 	if !w.fits(p, from, h) {
 		return
 	}
-	f.Trim(p)
-	f.SetEthernet(h.dst, h.src, p.EtherType)
-	decrement(f.Bytes(), p.IsIPv4())
-	if h.guest != nil {
-		h.guest.Counters.RxPackets.Add(1)
-		h.guest.Counters.RxBytes.Add(uint64(len(p.Frame)))
-	}
+	w.remember(p, h)
 	if p.SegmentLen() <= h.mtu {
-		w.out[h.side] = append(w.out[h.side], f)
+		w.emit(f, p, h)
 		return
 	}
+	w.change(f, p, h)
 	var parts []*stack.Frame
 	for _, s := range stack.Segment(f, p) {
 		pieces := stack.Fragment(s, h.mtu)
@@ -183,6 +179,22 @@ func (w *worker) send(f *stack.Frame, p *policy.Packet, from *policy.Guest, h ho
 		parts = append(parts, pieces...)
 	}
 	w.out[h.side] = append(w.out[h.side], parts...)
+}
+
+// emit changes and queues a packet that fits.
+func (w *worker) emit(f *stack.Frame, p *policy.Packet, h hop) {
+	w.change(f, p, h)
+	w.out[h.side] = append(w.out[h.side], f)
+}
+
+// change makes a packet what it is on its next link, MACs and TTL being all that changes in one that is forwarded, and counts it as its receiver's.
+func (w *worker) change(f *stack.Frame, p *policy.Packet, h hop) {
+	f.Trim(p)
+	f.SetEthernet(h.dst, h.src, p.EtherType)
+	decrement(f.Bytes(), p.IsIPv4())
+	if h.guest != nil {
+		w.tally.received(h.guest, len(p.Frame))
+	}
 }
 
 // decrement takes one from TTL or hop limit, and gives the IPv4 header checksum what that makes (RFC 1141), which is never

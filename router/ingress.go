@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"udrouter/policy"
 	"udrouter/stack"
@@ -20,9 +21,25 @@ type worker struct {
 	ports []port
 	write [stack.Host + 1]func([]*stack.Frame) // to each link
 	side  stack.Side                           // where the packet at hand came from
-	world *world
-	pkt   policy.Packet
-	out   [stack.Host + 1][]*stack.Frame // what the batch has for each link
+	out   [stack.Host + 1][]*stack.Frame       // what the batch has for each link
+	tally tally
+	hits  uint64 // of the batch, see hit
+
+	// Of the batch and the packet at hand.
+	world    *world
+	time     time.Duration // when the batch came; 0: no batch
+	pkt      policy.Packet
+	verdict  policy.Verdict
+	way      hop
+	passable func(policy.NextHop) bool // locate, made once
+}
+
+// now is the time of the batch, or of the call where there is none.
+func (w *worker) now() time.Duration {
+	if w.time != 0 {
+		return w.time
+	}
+	return w.Router.now()
 }
 
 // port is where a worker takes frames from.
@@ -34,6 +51,7 @@ type port struct {
 // newWorker makes a worker that takes what it is given, from one side.
 func (r *Router) newWorker(side stack.Side) *worker {
 	w := &worker{Router: r, side: side}
+	w.passable = w.locate
 	for side, link := range r.links {
 		if link != nil {
 			w.write[side] = link.Write
@@ -104,15 +122,18 @@ func (w *worker) run() error {
 
 // batch handles frames that came together, then writes what became of them.
 func (w *worker) batch(frames []*stack.Frame) {
-	w.world = w.current.Load()
+	w.world, w.time = w.current.Load(), w.Router.now()
 	for _, f := range frames {
 		w.handle(f)
 	}
 	w.flush()
 }
 
-// flush writes what there is for each link.
+// flush counts for the guests, and writes what there is for each link.
 func (w *worker) flush() {
+	w.tally.settle()
+	w.Router.hits.Add(w.hits)
+	w.hits = 0
 	for side, out := range w.out {
 		if len(out) > 0 {
 			w.write[side](out)
@@ -147,6 +168,12 @@ func (w *worker) handle(f *stack.Frame) {
 			reason = policy.Malformed // no NIC is behind it
 		}
 	}
+	if w.side == stack.Host {
+		p.SrcMAC, p.DstMAC = policy.MAC{}, policy.MAC{} // a TUN has none
+	}
+	if reason == policy.None && w.hit(f, p) {
+		return
+	}
 	switch w.side {
 	case stack.Guests:
 		w.fromGuest(f, p, reason)
@@ -165,9 +192,7 @@ func (w *worker) fromGuest(f *stack.Frame, p *policy.Packet, reason policy.Reaso
 	}
 	g, reason = w.world.FromGuest(p)
 	if g != nil {
-		g.Counters.TxPackets.Add(1)
-		g.Counters.TxBytes.Add(uint64(len(p.Frame)))
-		w.appeared(g)
+		w.sentBy(g, p)
 	}
 	switch reason {
 	case policy.None:
@@ -196,6 +221,12 @@ func (w *worker) fromGuest(f *stack.Frame, p *policy.Packet, reason policy.Reaso
 	}
 }
 
+// sentBy counts what a guest has sent, and notes that it is there.
+func (w *worker) sentBy(g *policy.Guest, p *policy.Packet) {
+	w.tally.sent(g, len(p.Frame))
+	w.appeared(g)
+}
+
 func (w *worker) fromUplink(f *stack.Frame, p *policy.Packet, reason policy.Reason) {
 	if reason == policy.None {
 		reason = w.world.FromUplink(p)
@@ -219,7 +250,6 @@ func (w *worker) fromUplink(f *stack.Frame, p *policy.Packet, reason policy.Reas
 }
 
 func (w *worker) fromHost(f *stack.Frame, p *policy.Packet, reason policy.Reason) {
-	p.SrcMAC, p.DstMAC = policy.MAC{}, policy.MAC{} // a TUN has none
 	if reason == policy.None {
 		if p.Dst.IsMulticast() {
 			return // what a kernel says on every interface of its own

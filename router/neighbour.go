@@ -28,9 +28,11 @@ const (
 // Any station on the uplink can say that it is the gateway. Nobody is believed against a neighbour that is there: a claim makes the
 // router ask the known MAC itself, and only when that stays silent does it ask everyone, and takes who answers.
 type neighbours struct {
-	r  *Router
-	mu sync.RWMutex
-	m  map[netip.Addr]*neighbour
+	r      *Router
+	mu     sync.RWMutex
+	m      map[netip.Addr]*neighbour
+	slots  [2 * maxNeighbours]atomic.Pointer[neighbour] // of those that flows may remember
+	serial uint32                                       // of the last that got one
 
 	waiting sync.Mutex
 	shares  []share // of the guests, by ID; the last is the router's own
@@ -46,6 +48,8 @@ type neighbour struct {
 	gateway atomic.Bool
 	bits    atomic.Uint64 // the MAC, 0 while unknown
 	used    atomic.Bool   // since the last tick
+	slot    int           // -1: none
+	serial  uint32        // of the neighbour in its slot
 	asking  atomic.Bool   // everyone was asked: who answers is believed
 
 	mu        sync.Mutex
@@ -97,7 +101,21 @@ func (s *neighbours) get(a netip.Addr, gateway bool, from *policy.Guest) *neighb
 	n := &neighbour{addr: a, owner: from}
 	n.gateway.Store(gateway)
 	s.m[a] = n
+	s.place(n)
 	return n
+}
+
+// place gives a neighbour a slot, if there is one. s.mu is held.
+func (s *neighbours) place(n *neighbour) {
+	n.slot = -1
+	for i := range s.slots {
+		if s.slots[i].Load() == nil {
+			s.serial++
+			n.slot, n.serial = i, s.serial
+			s.slots[i].Store(n)
+			return
+		}
+	}
 }
 
 // evict makes room for a neighbour of a guest's: at the cost of a host that nobody has used since the last tick, or else of the guest
@@ -127,6 +145,9 @@ func (s *neighbours) evict(from *policy.Guest) bool {
 // remove forgets a neighbour; what waited for it is lost. s.mu is held.
 func (s *neighbours) remove(n *neighbour) {
 	delete(s.m, n.addr)
+	if n.slot >= 0 {
+		s.slots[n.slot].Store(nil)
+	}
 	n.mu.Lock()
 	n.removed = true
 	n.mu.Unlock()

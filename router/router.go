@@ -65,7 +65,9 @@ type Router struct {
 	rebuilt    chan struct{}
 	rebuilding sync.Mutex
 	updating   sync.Mutex
-	duplicates atomic.Int32 // link-local addresses on the uplink that somebody else has
+	longWay    bool          // no packet takes the short way, for tests to compare
+	hits       atomic.Uint64 // packets that did
+	duplicates atomic.Int32  // link-local addresses on the uplink that somebody else has
 
 	linkLocals *policy.LinkLocals
 	engine     *policy.Engine
@@ -218,6 +220,9 @@ func (r *Router) apply(k stack.Kernel) error {
 	w := newWorld(r.Config, r.Bindings, r.linkLocals, r.RouterMAC, r.GuestMTU, int(r.duplicates.Load()), k)
 	if old != nil && old.same(w) {
 		return nil
+	}
+	if w.generation = 1; old != nil {
+		w.generation = max(old.generation+1, 1)
 	}
 	if err := r.Uplink.SetFilter(w.filter()); err != nil {
 		return err

@@ -28,6 +28,8 @@ type world struct {
 	address4   netip.Addr
 	global6    netip.Addr // a global address for ICMPv6 errors of a network that has only a link-local gateway
 	guestMTU   int
+	leastMTU   int    // of all links
+	generation uint32 // tells worlds apart; never 0
 	isolate    bool
 	host       bool
 	warnings   []string
@@ -43,7 +45,7 @@ func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, rou
 		Own: map[netip.Addr]bool{linkLocal1: true}, Held: map[netip.Addr]bool{}, Upstream: map[netip.Addr]bool{}, Taken: map[netip.Addr]bool{}, Broadcasts: map[netip.Addr]bool{},
 	}
 	w.UplinkLL = uplinkLinkLocal(k, duplicates)
-	w.guestMTU, w.global6 = guestMTU, k.Global6
+	w.guestMTU, w.leastMTU, w.global6 = guestMTU, min(guestMTU, k.Uplink.MTU), k.Global6
 	for i, n := range b.Networks {
 		w.config[n] = &cfg.Networks[i]
 		w.Own[n.Gateway] = true

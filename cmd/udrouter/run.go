@@ -47,7 +47,7 @@ func runCommand() *cobra.Command {
 	configFlag(c, &file)
 	c.Flags().StringVar(&state, "state", "/run/udrouter", "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
-	c.Flags().IntVar(&workers, "workers", runtime.NumCPU(), "threads that forward, each with a queue of its own on both sides")
+	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
 	return c
 }
 
