@@ -1,6 +1,8 @@
 // Package router puts links, netstack and policy together. A packet's way through its files:
 //
-//  1. ingress.go    a worker a link reads a batch, parses each frame once and asks the guards
+//  1. ingress.go    a worker takes a batch from its queue of one link after the other, and parses each frame once
+//     hit.go        the short way of what belongs to a flow that remembers where it goes; what follows is the long one
+//     ingress.go    the guards
 //  2. proxy.go      ARP and ND: answers on both sides, for what is bound and for nothing else
 //     presence.go   which guests are there: learned answers and announcements
 //  3. way.go        whom it is for: a guest, the uplink, dom0, the router itself, or nobody
@@ -8,7 +10,7 @@
 //     admit.go      what state, rules and limits say of it; resets and errors where a rule rejects
 //     neighbour.go  next hops on the uplink, with a bounded queue while one is being asked for
 //     report.go     ICMP errors, a share for each guest
-//  4. egress        the worker hands the batch to the links, whole
+//  4. egress        the worker hands the batch to its queues of the links, whole
 //
 // world.go is what all of them look at: one immutable value, replaced when dom0's kernel changes something. router.go
 // starts the tasks and ends them; control.go and status.go answer questions. explain.go asks ways and policy of a packet by a file alone, and

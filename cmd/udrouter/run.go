@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/pprof"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -25,7 +26,7 @@ import (
 )
 
 func runCommand() *cobra.Command {
-	var file, state, socket string
+	var file, state, socket, profile string
 	var workers int
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
@@ -41,14 +42,32 @@ func runCommand() *cobra.Command {
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)
 			}
-			return route(c.Context(), cfg, state, workers, log)
+			if profile == "" {
+				return route(c.Context(), cfg, state, workers, log)
+			}
+			return profiled(profile, func() error { return route(c.Context(), cfg, state, workers, log) })
 		},
 	}
 	configFlag(c, &file)
 	c.Flags().StringVar(&state, "state", "/run/udrouter", "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
 	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
+	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 	return c
+}
+
+// profiled does something and writes a profile of it.
+func profiled(file string, do func() error) (err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return err
+	}
+	defer pprof.StopCPUProfile()
+	return do()
 }
 
 func logger(w io.Writer, c config.Log) *slog.Logger {

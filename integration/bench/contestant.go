@@ -166,7 +166,11 @@ func (c *contestant) down() error {
 	if c.lab == nil {
 		return nil
 	}
-	err := c.lab.Close()
+	var err error
+	if c.proc != nil {
+		err = c.proc.Stop() // so that it writes its profile
+	}
+	err = errors.Join(err, c.lab.Close())
 	c.lab, c.proc = nil, nil
 	if err != nil {
 		return fmt.Errorf("taking down %s: %w", c.name, err)

@@ -80,6 +80,7 @@ type options struct {
 	scaling  bool
 	json     bool
 	svg      string // a file, or ""
+	profile  string // a file, or ""
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -93,6 +94,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.BoolVar(&o.scaling, "scaling", false, "measure as well what more guests, rules and flows cost; --only selects by scaling/guests/ and so on")
 	f.BoolVar(&o.json, "json", false, "print JSON, with the values of every round")
 	f.StringVar(&o.svg, "svg", "", "write a plot of the ratios to a `file`")
+	f.StringVar(&o.profile, "profile", "", "write where the first program's processor time went to a `file` (go tool pprof), from its start to its end")
 	f.Func("only", "measure only what matches this regular `expression`, such as tcp/4", into(&o.only))
 	f.Func("contestants", "only those whose name matches this regular `expression`", into(&o.among))
 	f.Func("program", "a build of udrouter as `name=path`; may be given several times (default: that of this source)", func(s string) error {
@@ -211,6 +213,9 @@ func (o options) usual(ctx context.Context, rep *report) (err error) {
 func (o options) contestants() []*contestant {
 	cs := contestants(o.programs)
 	for _, c := range cs {
+		if o.profile != "" && c.exe == o.programs[0].path {
+			c.args = append(c.args, "--cpuprofile", o.profile)
+		}
 		c.senders = o.senders
 	}
 	return slices.DeleteFunc(cs, func(c *contestant) bool { return !o.among.MatchString(c.name) })
