@@ -32,12 +32,13 @@ type Frame struct {
 // NewFrame makes a frame with room for n bytes, Ethernet header included.
 func NewFrame(n int) *Frame { return &Frame{buf: make([]byte, ethStart+n), end: ethStart + n} }
 
-// NewBatch makes n frames of the largest size. Memory that no frame has used stays untouched.
+// NewBatch makes n frames of the largest size, one behind the other.
 func NewBatch(n int) []*Frame {
-	const size = ethStart + MaxFrame + 63
+	const size = (ethStart + MaxFrame + 63) &^ 63
 	b := make([]*Frame, n)
+	slab := hugeSlab(n * size)
 	for i := range b {
-		b[i] = &Frame{buf: make([]byte, size)}
+		b[i] = &Frame{buf: slab[i*size:][:size:size]}
 	}
 	return b
 }
