@@ -95,16 +95,15 @@ func (q *tunQueue) receive(batch []*Frame) (n, bytes, fd int, err error) {
 	if q.fd < 0 {
 		return 0, 0, q.fd, unix.ENODEV
 	}
-	ring := q.theRing()
 	// One read more than there were frames the last time, then more at once, as long as all of them find one: a read that finds none
 	// costs a little, a call more costs most.
 	for ask := max(q.load.frames+1, 2); n < len(batch) && bytes < BatchBytes && err == nil; ask *= 4 {
-		frames := batch[n:][:q.load.ask(min(ask, len(batch)-n), bytes)]
+		frames := batch[n:][:q.load.ask(min(ask, len(batch)-n, batchLen), bytes)]
 		var got, size int
-		if ring == nil || len(frames) == 1 {
+		if r := q.theRing(); r == nil || len(frames) == 1 {
 			got, size, err = q.readEach(frames)
 		} else {
-			got, size, err = q.readAll(ring, frames)
+			got, size, err = q.readAll(r, frames)
 		}
 		n += got
 		bytes += size
@@ -129,15 +128,14 @@ func (q *tunQueue) readEach(batch []*Frame) (n, bytes int, err error) {
 }
 
 // readAll reads frames in one call. The error is the first read's that had one; those behind it have found nothing either, or a frame
-// that came in between.
+// that came in between. A ring that fails is no error: what it has not read is read without.
 func (q *tunQueue) readAll(r *ring, batch []*Frame) (n, bytes int, err error) {
 	for _, f := range batch {
 		r.add(opRead, q.fd, f.buf[q.t.packet-vnetLen:])
 	}
-	results, err := r.do()
-	if err != nil { // the ring's, not the device's
+	results, failed := r.do()
+	if failed != nil {
 		q.dropRing()
-		return 0, 0, nil
 	}
 	for i, res := range results {
 		switch {
@@ -164,7 +162,7 @@ func (q *tunQueue) received(f *Frame, n int) bool {
 // theRing is the ring, made by the goroutine that uses it; nil where there is none.
 func (q *tunQueue) theRing() *ring {
 	if q.ring == nil && !q.noRing {
-		r, err := newRing(batchLen)
+		r, err := makeRing(batchLen)
 		if q.ring = r; err != nil {
 			q.noRing = true
 		}
@@ -199,12 +197,7 @@ func (q *tunQueue) Write(batch []*Frame) {
 		for _, f := range part {
 			q.ring.add(opWrite, q.fd, f.transmit(q.t.packet))
 		}
-		results, err := q.ring.do()
-		if err != nil {
-			q.dropRing()
-			q.write(part, &sent, &bytes)
-			continue
-		}
+		results, failed := q.ring.do()
 		for i, res := range results {
 			if res < 0 {
 				q.t.Errors.Add(1)
@@ -213,6 +206,10 @@ func (q *tunQueue) Write(batch []*Frame) {
 			}
 			sent++
 			bytes += uint64(part[i].end - q.t.packet)
+		}
+		if failed != nil {
+			q.dropRing()
+			q.write(part[len(results):], &sent, &bytes)
 		}
 	}
 	q.t.TxPackets.Add(sent)
