@@ -129,10 +129,15 @@ func (u *Uplink) setup(fd, index int) error {
 	return nil
 }
 
+// PACKET_FANOUT_FLAG_ of linux/if_packet.h.
+const flagUniqueID, flagIgnoreOutgoing = 0x2000, 0x4000
+
+// groupFlags are those that a kernel may not know, or a test's.
+var groupFlags = flagIgnoreOutgoing
+
 // join puts a socket into the group of those before it. A group's own flag says that what dom0 sends is none of it; the filter does so
 // where a kernel does not know that flag.
 func join(fd int, before []int) error {
-	const flagUniqueID, flagIgnoreOutgoing = 0x2000, 0x4000 // PACKET_FANOUT_FLAG_, linux/if_packet.h
 	arg := unix.PACKET_FANOUT_HASH << 16
 	if len(before) == 0 {
 		arg |= flagUniqueID << 16
@@ -143,7 +148,7 @@ func join(fd int, before []int) error {
 		}
 		arg |= group & 0xffff
 	}
-	if unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg|flagIgnoreOutgoing<<16) == nil {
+	if unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg|groupFlags<<16) == nil {
 		return nil
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
