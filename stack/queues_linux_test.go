@@ -17,6 +17,30 @@ import (
 	"udrouter/policy"
 )
 
+// While the sockets of an uplink are opened, one by one, frames come: each comes once all the same.
+func TestUplinkOpensUnderLoad(t *testing.T) {
+	enterNS(t)
+	veth(t)
+	far := packetSocket(t, "far", true)
+	var stop atomic.Bool
+	var senders sync.WaitGroup
+	senders.Add(1)
+	sameNS(t, func() {
+		defer senders.Done()
+		for n := 0; !stop.Load(); n++ {
+			send(t, far, endsOf(false, n%flowsOfTest, true).tcp(), n)
+		}
+	})
+	defer senders.Wait()
+	defer stop.Store(true)
+	for range 40 {
+		u, err := OpenUplink("eth0", guests, 4)
+		check(t, err)
+		byNumber(t, collect(t, 500, u))
+		check(t, u.Close())
+	}
+}
+
 // An uplink that is down when it is opened receives by all queues when it comes up.
 func TestUplinkDownAtStart(t *testing.T) {
 	enterNS(t)

@@ -59,16 +59,12 @@ func (u *Uplink) open() error {
 	if err != nil {
 		return fmt.Errorf("finding the uplink %s: %w", u.name, err)
 	}
-	var fds []int
-	for range u.queues {
-		fd, err := u.socket(link.Attrs().Index, fds)
-		if err != nil {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-			return err
+	fds, err := u.sockets(link.Attrs().Index)
+	if err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
 		}
-		fds = append(fds, fd)
+		return err
 	}
 	for i, q := range u.queues {
 		q.attach(fds[i])
@@ -79,24 +75,30 @@ func (u *Uplink) open() error {
 	return nil
 }
 
-// socket makes a socket that is bound to the interface and, where there are several queues, belongs to one group with the first.
-func (u *Uplink) socket(index int, first []int) (int, error) {
-	// Protocol 0 receives nothing until bind, so that no frame gets in ahead of the filter.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, fmt.Errorf("opening a packet socket: %w", remedy(err))
+// sockets makes a socket for each queue. They see nothing until all are in the group: before, each would get frames that the group gets as well.
+func (u *Uplink) sockets(index int) (fds []int, err error) {
+	for range u.queues {
+		// Protocol 0 receives nothing until bind, so that no frame gets in ahead of the filter.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return fds, fmt.Errorf("opening a packet socket: %w", remedy(err))
+		}
+		before := fds
+		fds = append(fds, fd)
+		if err := u.setup(fd, index, before); err != nil {
+			return fds, err
+		}
 	}
-	if err = u.setup(fd, index); err == nil && len(u.queues) > 1 {
-		err = join(fd, first)
+	for _, fd := range fds {
+		if err := u.filter.attach(fd); err != nil {
+			return fds, err
+		}
 	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return fds, nil
 }
 
-func (u *Uplink) setup(fd, index int) error {
+// setup binds a socket to the interface and, where there are several queues, puts it into one group with those before it.
+func (u *Uplink) setup(fd, index int, before []int) error {
 	for _, o := range []struct {
 		name          string
 		level, option int
@@ -115,11 +117,16 @@ func (u *Uplink) setup(fd, index int) error {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], uplinkBuffer)
 		}
 	}
-	if err := u.filter.attach(fd); err != nil {
+	if err := attachNone(fd); err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}); err != nil {
 		return fmt.Errorf("binding to %s: %w", u.name, err)
+	}
+	if len(u.queues) > 1 {
+		if err := join(fd, before); err != nil {
+			return err
+		}
 	}
 	// Solicitations for guests go to their solicited-node groups, which the interface does not belong to.
 	mreq := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_ALLMULTI}
