@@ -144,6 +144,27 @@ func TestTAPQueues(t *testing.T) {
 	}
 }
 
+// What a queue was told of a device that is gone says nothing about the one that was made since, although its descriptors have the same numbers.
+func TestLateNewsOfDeletion(t *testing.T) {
+	enterNS(t)
+	tap := openTAP(t, 2)
+	first, late := tap.queues[0], tap.queues[1]
+	check(t, netlink.LinkDel(mustLink(t, "udr0")))
+	batch := NewBatch(1)
+	_, _, opening, err := late.receive(batch)
+	if !errors.Is(err, unix.EBADFD) {
+		t.Fatalf("reading of a deleted device: %v", err)
+	}
+	for range 2 { // once to learn of it, once to open
+		_, err := first.Receive(batch)
+		check(t, err)
+	}
+	tap.abandon(late, opening)
+	if !first.attached() || !late.attached() {
+		t.Error("the new device was given up")
+	}
+}
+
 // Links are closed while workers wait and work, others write, and interfaces come and go. No descriptor stays open.
 func TestCloseUnderLoad(t *testing.T) {
 	enterNS(t)

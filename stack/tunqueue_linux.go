@@ -17,8 +17,9 @@ type tunQueue struct {
 	t     *TunTap
 	waker *Waker
 
-	mu sync.RWMutex // held for reading while fd is used, for writing while it is replaced
-	fd int          // -1: the device is gone
+	mu      sync.RWMutex // held for reading while fd is used, for writing while it is replaced
+	fd      int          // -1: the device is gone
+	opening int          // how often it was replaced, since numbers of descriptors come again
 
 	// Of the goroutine that receives.
 	load   load
@@ -35,16 +36,25 @@ func (q *tunQueue) attach(fd int) {
 		unix.Close(q.fd)
 	}
 	q.fd = fd
+	q.opening++
 	q.waker.Wake()
 }
 
-func (q *tunQueue) attached() bool { return !q.has(-1) }
-
-func (q *tunQueue) has(fd int) bool {
+func (q *tunQueue) attached() bool {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	return q.fd == fd
+	return q.fd >= 0
 }
+
+// still tells whether nothing has replaced the descriptor since that opening.
+func (q *tunQueue) still(opening int) bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.opening == opening
+}
+
+// errDetached says that there is no descriptor.
+var errDetached = errors.New("no device")
 
 // Waker implements Queue.
 func (q *tunQueue) Waker() *Waker { return q.waker }
@@ -68,7 +78,7 @@ func (q *tunQueue) Receive(batch []*Frame) (int, error) {
 	if q.failed = false; q.load.wasEmpty() {
 		return 0, nil
 	}
-	n, bytes, fd, err := q.receive(batch)
+	n, bytes, opening, err := q.receive(batch)
 	q.load.saw(n, bytes, n > 0 && errors.Is(err, unix.EAGAIN))
 	if n > 0 {
 		q.t.RxPackets.Add(uint64(n))
@@ -76,11 +86,11 @@ func (q *tunQueue) Receive(batch []*Frame) (int, error) {
 	}
 	switch {
 	case err == nil, errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-	case fd < 0:
+	case errors.Is(err, errDetached):
 		q.failed = !q.t.reopen()
 	case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENODEV):
 		q.t.Errors.Add(1)
-		q.t.abandon(fd)
+		q.t.abandon(q, opening)
 	default:
 		q.t.Errors.Add(1)
 		q.failed = true
@@ -89,11 +99,11 @@ func (q *tunQueue) Receive(batch []*Frame) (int, error) {
 }
 
 // receive reads until the queue is empty, the batch is full or has bytes enough.
-func (q *tunQueue) receive(batch []*Frame) (n, bytes, fd int, err error) {
+func (q *tunQueue) receive(batch []*Frame) (n, bytes, opening int, err error) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	if q.fd < 0 {
-		return 0, 0, q.fd, unix.ENODEV
+		return 0, 0, q.opening, errDetached
 	}
 	// One read more than there were frames the last time, then more at once, as long as all of them find one: a read that finds none
 	// costs a little, a call more costs most.
@@ -108,7 +118,7 @@ func (q *tunQueue) receive(batch []*Frame) (n, bytes, fd int, err error) {
 		n += got
 		bytes += size
 	}
-	return n, bytes, q.fd, err
+	return n, bytes, q.opening, err
 }
 
 // readEach reads frames one by one, and ends with the first error.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/songgao/water"
@@ -228,11 +227,12 @@ func (t *TunTap) reopen() bool {
 	return true
 }
 
-// abandon gives the queues up when the device is gone.
-func (t *TunTap) abandon(fd int) {
+// abandon gives the queues up when the device is gone. The news comes from a queue, and is of that opening of it; by now another queue's goroutine may
+// have opened all again.
+func (t *TunTap) abandon(from *tunQueue, opening int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || !slices.ContainsFunc(t.queues, func(q *tunQueue) bool { return q.has(fd) }) {
+	if t.closed || !from.still(opening) {
 		return
 	}
 	for _, q := range t.queues {
