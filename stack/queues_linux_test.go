@@ -165,6 +165,31 @@ func TestLateNewsOfDeletion(t *testing.T) {
 	}
 }
 
+// A link whose device is missing is not looked for at every call: the other links' frames would wait for that, and each try counts an error.
+func TestMissingIsLookedForNowAndThen(t *testing.T) {
+	tap, u, _, _ := openBoth(t, 2)
+	check(t, netlink.LinkDel(mustLink(t, "eth0")))
+	check(t, netlink.LinkDel(mustLink(t, "udr0")))
+	check(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "udr0"}, PeerName: "other"})) // so that it cannot be made
+	u.Rebind()
+	batch := NewBatch(1)
+	const rounds = 2000
+	for range rounds {
+		for _, q := range append(tap.Queues(), u.Queues()...) {
+			_, err := q.Receive(batch)
+			check(t, err)
+		}
+	}
+	if a, b := tap.Errors.Load(), u.Errors.Load(); a == 0 || b == 0 || a > rounds/4 || b > rounds/4 {
+		t.Errorf("%d and %d errors in %d rounds", a, b, rounds)
+	}
+	for _, q := range append(tap.Queues(), u.Queues()...) {
+		if q.Input() != -1 {
+			t.Error("a queue whose device is missing has a descriptor to wait for")
+		}
+	}
+}
+
 // Links are closed while workers wait and work, others write, and interfaces come and go. No descriptor stays open.
 func TestCloseUnderLoad(t *testing.T) {
 	enterNS(t)

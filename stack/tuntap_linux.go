@@ -35,6 +35,7 @@ type TunTap struct {
 	mu      sync.Mutex // held while the device is opened or closed
 	created bool
 	closed  bool
+	tries   pace
 }
 
 // OpenTAP attaches to the TAP of that name, or makes it: persistent, multi-queue, with a transmit queue of TxQueueLen and that MTU in bytes (0: the
@@ -214,6 +215,9 @@ func (t *TunTap) reopen() bool {
 	defer t.mu.Unlock()
 	if t.closed || t.queues[0].attached() { // another queue's goroutine came first
 		return true
+	}
+	if !t.tries.due() {
+		return false
 	}
 	attached, err := t.open()
 	if err != nil {

@@ -28,6 +28,7 @@ type Uplink struct {
 	mu     sync.Mutex // held while sockets are opened, changed or closed
 	filter Filter
 	closed bool
+	tries  pace
 	gone   atomic.Bool // the interface is missing: bind again
 
 	mac     atomic.Uint64
@@ -183,8 +184,11 @@ func (u *Uplink) SetFilter(filter Filter) error {
 // SetMAC says what the interface's MAC is now.
 func (u *Uplink) SetMAC(m policy.MAC) { u.mac.Store(m.Bits()) }
 
-// Rebind makes the queues look for the interface again, after it was deleted and made anew.
+// Rebind makes the queues look for the interface again, at once, after it was deleted and made anew.
 func (u *Uplink) Rebind() {
+	u.mu.Lock()
+	u.tries = pace{}
+	u.mu.Unlock()
 	u.gone.Store(true)
 	for _, q := range u.queues {
 		q.waker.Wake()
@@ -215,6 +219,9 @@ func (u *Uplink) rebind() bool {
 	defer u.mu.Unlock()
 	if u.closed || !u.gone.Load() { // another queue's goroutine came first
 		return true
+	}
+	if !u.tries.due() {
+		return false
 	}
 	u.gone.Store(false) // before bind, so that what vanishes meanwhile is noticed
 	if err := u.open(); err != nil {
