@@ -72,7 +72,7 @@ func (q *packetQueue) Receive(batch []*Frame) (int, error) {
 	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		// Reported once. The socket goes on by itself when the interface comes up, unless it was deleted.
 		q.u.Errors.Add(1)
-		if !q.bound() {
+		if q.interfaceIndex() <= 0 {
 			q.u.gone.Store(true)
 		}
 	default:
@@ -82,16 +82,18 @@ func (q *packetQueue) Receive(batch []*Frame) (int, error) {
 	return n, nil
 }
 
-// bound tells whether the socket still has its interface.
-func (q *packetQueue) bound() bool {
+// interfaceIndex is that of the interface which the socket is bound to; 0 or less: of none.
+func (q *packetQueue) interfaceIndex() int {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	sa, err := unix.Getsockname(q.fd)
 	if err != nil {
-		return false
+		return 0
 	}
-	ll, ok := sa.(*unix.SockaddrLinklayer)
-	return ok && ll.Ifindex > 0
+	if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
+		return ll.Ifindex
+	}
+	return 0
 }
 
 func (q *packetQueue) receive(batch []*Frame) (n int, err error) {

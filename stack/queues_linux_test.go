@@ -190,6 +190,19 @@ func TestMissingIsLookedForNowAndThen(t *testing.T) {
 	}
 }
 
+// Rebind keeps sockets that have the interface, with what they have received.
+func TestRebindKeepsWhatIsBound(t *testing.T) {
+	_, u, _, far := openBoth(t, 2)
+	for i := range flowsOfTest {
+		send(t, far, endsOf(false, i, true).tcp(), i)
+	}
+	u.Rebind()
+	byNumber(t, collect(t, flowsOfTest, u))
+	if u.Reopened.Load() != 0 {
+		t.Error("sockets were opened again")
+	}
+}
+
 // Links are closed while workers wait and work, others write, and interfaces come and go. No descriptor stays open.
 func TestCloseUnderLoad(t *testing.T) {
 	enterNS(t)

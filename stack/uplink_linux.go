@@ -48,24 +48,27 @@ func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
 		}
 		u.queues = append(u.queues, &packetQueue{u: u, waker: w, fd: -1, rx: newMmsgs(true), tx: newMmsgs(false)})
 	}
-	if err := u.open(); err != nil {
+	if _, err := u.open(); err != nil {
 		return nil, err
 	}
 	return u, nil
 }
 
-// open replaces all sockets: those of a group cannot be bound again.
-func (u *Uplink) open() error {
+// open replaces all sockets, since those of a group cannot be bound again. It leaves sockets that have the interface, with what they have received; false then.
+func (u *Uplink) open() (bool, error) {
 	link, err := netlink.LinkByName(u.name)
 	if err != nil {
-		return fmt.Errorf("finding the uplink %s: %w", u.name, err)
+		return false, fmt.Errorf("finding the uplink %s: %w", u.name, err)
+	}
+	if u.queues[0].interfaceIndex() == link.Attrs().Index {
+		return false, nil
 	}
 	fds, err := u.sockets(link.Attrs().Index)
 	if err != nil {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
-		return err
+		return false, err
 	}
 	for i, q := range u.queues {
 		q.attach(fds[i])
@@ -73,7 +76,7 @@ func (u *Uplink) open() error {
 	if hw := link.Attrs().HardwareAddr; len(hw) == 6 {
 		u.SetMAC(policy.MAC(hw))
 	}
-	return nil
+	return true, nil
 }
 
 // sockets makes a socket for each queue. They see nothing until all are in the group: before, each would get frames that the group gets as well.
@@ -224,12 +227,15 @@ func (u *Uplink) rebind() bool {
 		return false
 	}
 	u.gone.Store(false) // before bind, so that what vanishes meanwhile is noticed
-	if err := u.open(); err != nil {
+	opened, err := u.open()
+	if err != nil {
 		u.gone.Store(true)
 		u.Errors.Add(1)
 		return false
 	}
-	u.Reopened.Add(1)
+	if opened {
+		u.Reopened.Add(1)
+	}
 	return true
 }
 
