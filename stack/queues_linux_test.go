@@ -321,3 +321,75 @@ func testWorker(t *testing.T, a, b Queue, passed *atomic.Int64) {
 		p.Wait(queues, true)
 	}
 }
+
+// An error of what was received costs nothing of what is sent next: the kernel tells of it at whichever call comes first.
+func TestUplinkErrorOfTheOtherDirection(t *testing.T) {
+	enterNS(t)
+	check(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, Mode: netlink.TUNTAP_MODE_TAP}))
+	fd, err := attach("eth0", false)
+	check(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	quiet(t, "eth0")
+	check(t, netlink.LinkSetHardwareAddr(mustLink(t, "eth0"), nearMAC[:]))
+	check(t, netlink.LinkSetUp(mustLink(t, "eth0")))
+	u := openUplink(t)
+	f := NewFrame(4000)
+	for _, super := range []bool{false, true} { // the second is of a kind that no virtio_net_hdr expresses
+		f.Set(udp4(nearMAC, farMAC, 10, 3000))
+		if super {
+			f.Offload = policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOUDP, HdrLen: 42, GSOSize: 1000, CsumStart: 34, CsumOffset: 6}
+		}
+		_, err = unix.Write(fd, f.transmit(ethStart))
+		check(t, err)
+	}
+	if got := read(t, u); len(got) != 1 {
+		t.Fatalf("read %d frames", len(got))
+	}
+	u.Write(batchOf(0, 3))
+	b := make([]byte, 1000)
+	for i := range 3 {
+		n, err := unix.Read(fd, b)
+		if err != nil || numberOf(b[:n]) != i {
+			t.Fatalf("frame %d: number %d, %v", i, numberOf(b[:max(n, 4)]), err)
+		}
+	}
+	if tx, errs, drops := u.TxPackets.Load(), u.Errors.Load(), u.Drops[policy.Malformed].Load(); tx != 3 || errs != 1 || drops != 1 {
+		t.Errorf("%d sent, %d errors, %d drops", tx, errs, drops)
+	}
+	u.Write(batchOf(0, 1)) // and what is wrong with a frame is said of it once
+	f.Set(udp4(farMAC, nearMAC, 10, 30))
+	f.Offload = policy.Offload{GSOType: 0x44, GSOSize: 1}
+	u.Write([]*Frame{f})
+	if tx, errs, drops := u.TxPackets.Load(), u.Errors.Load(), u.Drops[policy.Malformed].Load(); tx != 4 || errs != 2 || drops != 2 {
+		t.Errorf("%d sent, %d errors, %d drops", tx, errs, drops)
+	}
+}
+
+// An interface that goes down before it is deleted says nothing of the latter to those who receive; who writes learns of it.
+func TestWriteNoticesDeletion(t *testing.T) {
+	enterNS(t)
+	veth(t)
+	u, err := OpenUplink("eth0", guests, 2)
+	check(t, err)
+	t.Cleanup(func() { check(t, u.Close()) })
+	receive := func() {
+		t.Helper()
+		for _, q := range u.Queues() {
+			_, err := q.Receive(NewBatch(1))
+			check(t, err)
+		}
+	}
+	check(t, netlink.LinkSetDown(mustLink(t, "eth0")))
+	receive()
+	check(t, netlink.LinkDel(mustLink(t, "eth0")))
+	receive()
+	veth(t)
+	u.Write(batchOf(0, 1))
+	receive()
+	if n := u.Reopened.Load(); n != 1 {
+		t.Fatalf("opened %d times again", n)
+	}
+	if used := usedBy(t, u, packetSocket(t, "far", true)); used != 2 {
+		t.Errorf("frames came by %d of 2 queues", used)
+	}
+}
