@@ -17,7 +17,7 @@ type packetQueue struct {
 	waker *Waker
 
 	mu sync.RWMutex // held for reading while fd is used, for writing while it is replaced
-	fd int          // -1 after Close
+	fd int          // -1 after Close, and before an interface that was down has come up
 
 	// Of the goroutine that receives.
 	load   load

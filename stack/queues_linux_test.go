@@ -3,6 +3,7 @@ package stack
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -41,17 +42,44 @@ func TestUplinkOpensUnderLoad(t *testing.T) {
 	}
 }
 
-// An uplink that is down when it is opened receives by all queues when it comes up.
+// An uplink that is down when it is opened receives by all queues when it comes up, also where the kernel lets no socket of an interface that is down into a group.
 func TestUplinkDownAtStart(t *testing.T) {
-	enterNS(t)
-	veth(t)
-	check(t, netlink.LinkSetDown(mustLink(t, "eth0")))
-	u, err := OpenUplink("eth0", guests, 4)
-	check(t, err)
-	t.Cleanup(func() { check(t, u.Close()) })
-	check(t, netlink.LinkSetUp(mustLink(t, "eth0")))
-	if used := usedBy(t, u, packetSocket(t, "far", true)); used != 4 {
-		t.Errorf("frames came by %d of 4 queues", used)
+	for _, old := range []bool{false, true} {
+		t.Run(fmt.Sprint("old kernel ", old), func(t *testing.T) {
+			enterNS(t)
+			veth(t)
+			check(t, netlink.LinkSetDown(mustLink(t, "eth0")))
+			if old {
+				setFanout = func(fd, arg int) error {
+					if mustLink(t, "eth0").Attrs().Flags&net.FlagUp == 0 {
+						return unix.EINVAL
+					}
+					return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg)
+				}
+				t.Cleanup(func() {
+					setFanout = func(fd, arg int) error { return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg) }
+				})
+			}
+			u, err := OpenUplink("eth0", Filter{}, 4)
+			check(t, err)
+			t.Cleanup(func() { check(t, u.Close()) })
+			check(t, u.SetFilter(guests))
+			if u.Write(batchOf(0, 1)); u.Drops[policy.LinkDown].Load() != 1 {
+				t.Error("a frame that could not be sent was not counted")
+			}
+			if n, err := u.Queues()[1].Receive(NewBatch(1)); n != 0 || err != nil {
+				t.Errorf("received %d frames, %v", n, err)
+			}
+			check(t, netlink.LinkSetUp(mustLink(t, "eth0")))
+			u.Rebind() // or in a moment
+			for _, q := range u.Queues() {
+				_, err := q.Receive(NewBatch(1))
+				check(t, err)
+			}
+			if used := usedBy(t, u, packetSocket(t, "far", true)); used != 4 {
+				t.Errorf("frames came by %d of 4 queues", used)
+			}
+		})
 	}
 }
 

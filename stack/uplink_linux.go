@@ -3,6 +3,7 @@ package stack
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -37,6 +38,9 @@ type Uplink struct {
 	tx sync.Pool // of *mmsgs
 }
 
+// errNotUp says that the interface has to come up first: before Linux 6.13, no socket of one that is down can be put into a group.
+var errNotUp = errors.New("the interface is down")
+
 // OpenUplink opens that many sockets. An interface that does not exist is an error here, and waited for later.
 func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
 	u := &Uplink{name: name, filter: filter}
@@ -48,7 +52,9 @@ func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
 		}
 		u.queues = append(u.queues, &packetQueue{u: u, waker: w, fd: -1, rx: newMmsgs(true), tx: newMmsgs(false)})
 	}
-	if _, err := u.open(); err != nil {
+	if _, err := u.open(); errors.Is(err, errNotUp) {
+		u.gone.Store(true)
+	} else if err != nil {
 		return nil, err
 	}
 	return u, nil
@@ -63,18 +69,21 @@ func (u *Uplink) open() (bool, error) {
 	if u.queues[0].interfaceIndex() == link.Attrs().Index {
 		return false, nil
 	}
+	if hw := link.Attrs().HardwareAddr; len(hw) == 6 {
+		u.SetMAC(policy.MAC(hw))
+	}
 	fds, err := u.sockets(link.Attrs().Index)
 	if err != nil {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
+		if errors.Is(err, unix.EINVAL) && link.Attrs().Flags&net.FlagUp == 0 {
+			err = errNotUp
+		}
 		return false, err
 	}
 	for i, q := range u.queues {
 		q.attach(fds[i])
-	}
-	if hw := link.Attrs().HardwareAddr; len(hw) == 6 {
-		u.SetMAC(policy.MAC(hw))
 	}
 	return true, nil
 }
@@ -146,6 +155,9 @@ const flagUniqueID, flagIgnoreOutgoing = 0x2000, 0x4000
 // groupFlags are those that a kernel may not know, or a test's.
 var groupFlags = flagIgnoreOutgoing
 
+// setFanout sets PACKET_FANOUT, or is a test's.
+var setFanout = func(fd, arg int) error { return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg) }
+
 // join puts a socket into the group of those before it. A group's own flag says that what dom0 sends is none of it; the filter does so
 // where a kernel does not know that flag.
 func join(fd int, before []int) error {
@@ -159,10 +171,10 @@ func join(fd int, before []int) error {
 		}
 		arg |= group & 0xffff
 	}
-	if unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg|groupFlags<<16) == nil {
+	if setFanout(fd, arg|groupFlags<<16) == nil {
 		return nil
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
+	if err := setFanout(fd, arg); err != nil {
 		return fmt.Errorf("setting PACKET_FANOUT: %w", err)
 	}
 	return nil
@@ -177,6 +189,9 @@ func (u *Uplink) SetFilter(filter Filter) error {
 	}
 	u.filter = filter
 	for _, q := range u.queues {
+		if q.fd < 0 { // it gets the filter when it is opened
+			continue
+		}
 		if err := filter.attach(q.fd); err != nil {
 			return err
 		}
