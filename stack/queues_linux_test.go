@@ -42,7 +42,8 @@ func TestUplinkOpensUnderLoad(t *testing.T) {
 	}
 }
 
-// An uplink that is down when it is opened receives by all queues when it comes up, also where the kernel lets no socket of an interface that is down into a group.
+// An uplink that is down when it is opened receives by all queues when it comes up, also where the kernel lets no socket of an interface that is
+// down into a group.
 func TestUplinkDownAtStart(t *testing.T) {
 	for _, old := range []bool{false, true} {
 		t.Run(fmt.Sprint("old kernel ", old), func(t *testing.T) {

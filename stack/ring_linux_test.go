@@ -226,8 +226,8 @@ func TestWriteErrors(t *testing.T) {
 func TestWithoutRings(t *testing.T) {
 	makeRing = func(int) (*ring, error) { return nil, errors.New("not allowed") }
 	t.Cleanup(func() { makeRing = newRing })
-	for name, test := range map[string]func(*testing.T){"GSO": TestGSOStaysWhole, "TAP": TestTAPDownDeletedAndMadeAgain, "TUN": TestTUN, "segments": TestLinksCarrySegments,
-		"close": TestCloseEndsRead, "kept": TestTAPKept} {
+	for name, test := range map[string]func(*testing.T){"GSO": TestGSOStaysWhole, "TAP": TestTAPDownDeletedAndMadeAgain, "TUN": TestTUN,
+		"segments": TestLinksCarrySegments, "close": TestCloseEndsRead, "kept": TestTAPKept, "load": TestCloseUnderLoad} {
 		t.Run(name, test)
 	}
 }

@@ -250,6 +250,7 @@ func (u *Uplink) rebind() bool {
 	}
 	if opened {
 		u.Reopened.Add(1)
+		u.tries = pace{} // late news of the old sockets is soon found wrong
 	}
 	return true
 }
