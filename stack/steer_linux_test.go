@@ -13,7 +13,7 @@ import (
 	"udrouter/policy"
 )
 
-const esp, gre = 50, 47
+const ipip, gre, esp = 4, 47, 50
 
 // flowsOfTest is how many flows each shape is tested with: among so many, some differ where they may.
 const flowsOfTest = 64
@@ -190,6 +190,7 @@ var shapes = []shape{
 		}
 		return e.packet(esp, 0, 0, 0x20, 2, 0, 0, 0, 1)
 	}, false, false},
+	{"IP in IP, by the flow inside", 4, func(e ends, _ bool) []byte { return e.packet(ipip, e.tcp()[14:]...) }, true, true},
 	{"GRE, by the flow inside", 4, func(e ends, _ bool) []byte {
 		return e.packet(gre, append([]byte{0, 0, 8, 0}, e.tcp()[14:]...)...)
 	}, true, true},
