@@ -8,8 +8,13 @@ import (
 )
 
 // attach makes a packet socket see only what the filter admits.
-func (f Filter) attach(fd int) error {
-	raw, err := bpf.Assemble(f.program())
+func (f Filter) attach(fd int) error { return attachProgram(fd, f.program()) }
+
+// attachNone makes it see nothing.
+func attachNone(fd int) error { return attachProgram(fd, []bpf.Instruction{bpf.RetConstant{}}) }
+
+func attachProgram(fd int, program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
 	if err != nil {
 		return fmt.Errorf("assembling the filter: %w", err)
 	}

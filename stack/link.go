@@ -21,12 +21,14 @@ type Link interface {
 	Name() string
 
 	// Queues are the ways in and out, always the same. The kernel spreads frames over them by flow, so that both directions of a flow
-	// come by the queues of the same number of all links that have as many.
+	// come by the queues of the same number of all links that have as many, each in order. That is no more than what its dissector makes of a
+	// packet: fragments, ICMP errors, and the two directions of ESP may come by other numbers than the rest of their flow (the table shapes of
+	// the tests), and what is inside a tunnel of IP or GRE is spread by what it carries.
 	Queues() []Queue
 
 	// Write gives the frames to the kernel, in order, and never waits: what the kernel does not take is counted under its
 	// reason and forgotten. Frames are the caller's again when it returns; their bytes before the packet have changed.
-	// Any number of goroutines may write.
+	// Any number of goroutines may write. A flow of which a TAP is written frames comes by the queue that they were written by, here the first.
 	Write(batch []*Frame)
 
 	// Close ends Receive and releases the device. It may be called more than once.

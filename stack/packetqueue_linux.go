@@ -17,7 +17,7 @@ type packetQueue struct {
 	waker *Waker
 
 	mu sync.RWMutex // held for reading while fd is used, for writing while it is replaced
-	fd int          // -1 after Close
+	fd int          // -1 after Close, and before an interface that was down has come up
 
 	// Of the goroutine that receives.
 	load   load
@@ -66,13 +66,11 @@ func (q *packetQueue) Receive(batch []*Frame) (int, error) {
 	switch {
 	case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 	case errors.Is(err, unix.EINVAL):
-		// A GSO frame of a type that a virtio_net_hdr cannot express; the kernel has dropped it.
-		q.u.Errors.Add(1)
-		q.u.drop(policy.Malformed, 1)
+		q.missed(err)
 	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		// Reported once. The socket goes on by itself when the interface comes up, unless it was deleted.
-		q.u.Errors.Add(1)
-		if !q.bound() {
+		q.missed(err)
+		if q.interfaceIndex() <= 0 {
 			q.u.gone.Store(true)
 		}
 	default:
@@ -82,16 +80,26 @@ func (q *packetQueue) Receive(batch []*Frame) (int, error) {
 	return n, nil
 }
 
-// bound tells whether the socket still has its interface.
-func (q *packetQueue) bound() bool {
+// missed counts an error of what was received.
+func (q *packetQueue) missed(err error) {
+	q.u.Errors.Add(1)
+	if errors.Is(err, unix.EINVAL) { // a GSO frame of a type that a virtio_net_hdr cannot express; the kernel has dropped it
+		q.u.drop(policy.Malformed, 1)
+	}
+}
+
+// interfaceIndex is that of the interface which the socket is bound to; 0 or less: of none.
+func (q *packetQueue) interfaceIndex() int {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	sa, err := unix.Getsockname(q.fd)
 	if err != nil {
-		return false
+		return 0
 	}
-	ll, ok := sa.(*unix.SockaddrLinklayer)
-	return ok && ll.Ifindex > 0
+	if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
+		return ll.Ifindex
+	}
+	return 0
 }
 
 func (q *packetQueue) receive(batch []*Frame) (n int, err error) {
@@ -154,6 +162,7 @@ func (q *packetQueue) write(m *mmsgs, batch []*Frame) {
 
 func (q *packetQueue) send(m *mmsgs, n int) {
 	var packets, bytes uint64
+	var first error // of the frame at hand
 	for at := 0; at < n; {
 		sent, err := m.send(q.fd, at, n)
 		for i := at; i < at+sent; i++ {
@@ -161,20 +170,39 @@ func (q *packetQueue) send(m *mmsgs, n int) {
 			bytes += m.iovs[i].Len - vnetLen
 		}
 		at += sent
-		if err == nil || errors.Is(err, unix.EINTR) {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		q.u.Errors.Add(1)
-		lost := 1
-		reason := dropReason(err)
-		if reason == policy.LinkDown || errors.Is(err, unix.EAGAIN) {
-			lost = n - at // the rest would fare no better
+		if first != nil && err == nil {
+			q.missed(first)
 		}
-		q.u.drop(reason, lost)
-		at += lost
+		// An error of what the socket has received is told to whoever calls first. So one that may be such is not yet the frame's.
+		if first == nil && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENETDOWN)) {
+			first = err
+			continue
+		}
+		if first = nil; err == nil {
+			continue
+		}
+		at += q.unsent(err, n-at)
 	}
 	q.u.TxPackets.Add(packets)
 	q.u.TxBytes.Add(bytes)
+}
+
+// unsent counts the first of so many frames, or all of them, as lost and tells how many that are.
+func (q *packetQueue) unsent(err error, left int) (lost int) {
+	q.u.Errors.Add(1)
+	reason := dropReason(err)
+	if lost = 1; reason == policy.LinkDown || errors.Is(err, unix.EAGAIN) {
+		lost = left // the rest would fare no better
+	}
+	q.u.drop(reason, lost)
+	if errors.Is(err, unix.ENXIO) { // the interface was deleted
+		q.u.gone.Store(true)
+		q.waker.Wake()
+	}
+	return lost
 }
 
 // batchLen is how many frames one system call may move.

@@ -65,8 +65,12 @@ type ring struct {
 	cqes           []ringCQE
 	queued         uint32
 	results        []int32 // of the last do, in the order of add
+	enter          func(fd, submit, want int) (int, syscall.Errno)
 	cleanup        runtime.Cleanup
 }
+
+// makeRing is newRing, or a test's.
+var makeRing = newRing
 
 // newRing makes a ring for n calls at a time. It errs where the kernel has none, is too old or does not allow it (kernel.io_uring_disabled, seccomp).
 func newRing(n int) (*ring, error) {
@@ -76,7 +80,7 @@ func newRing(n int) (*ring, error) {
 	if e != 0 {
 		return nil, fmt.Errorf("setting up an io_uring: %w", e)
 	}
-	r := &ring{fd: int(fd), results: make([]int32, n)}
+	r := &ring{fd: int(fd), results: make([]int32, n), enter: enterRing}
 	if p.features&featSingleMmap == 0 {
 		r.release()
 		return nil, fmt.Errorf("setting up an io_uring: %w", unix.ENOSYS)
@@ -110,16 +114,14 @@ func (r *ring) add(op uint8, fd int, b []byte) {
 	r.queued++
 }
 
-// do carries out what was added; the results are bytes, or an errno with a minus. An error is the ring's own, after which it is of no use.
+// do carries out what was added; the results are bytes, or an errno with a minus. An error is the ring's own, after which it is of no use; then
+// only those calls were made that there are results of.
 func (r *ring) do() ([]int32, error) {
-	n := r.queued
+	n, done := r.queued, uint32(0)
 	r.queued = 0
 	atomic.StoreUint32(r.sqTail, *r.sqTail+n)
-	for submit, done := n, uint32(0); done < n; {
-		got, _, e := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(n-done), enterGetEvents, 0, 0)
-		if e != 0 && e != unix.EINTR {
-			return nil, fmt.Errorf("entering an io_uring: %w", e)
-		}
+	for submit := n; done < n; {
+		got, e := r.enter(r.fd, int(submit), int(n-done))
 		if e == 0 {
 			submit -= uint32(got)
 		}
@@ -130,8 +132,17 @@ func (r *ring) do() ([]int32, error) {
 			done++
 		}
 		atomic.StoreUint32(r.cqHead, head)
+		if e != 0 && e != unix.EINTR {
+			return r.results[:done], fmt.Errorf("entering an io_uring: %w", e)
+		}
 	}
 	return r.results[:n], nil
+}
+
+// enterRing is io_uring_enter(2).
+func enterRing(fd, submit, want int) (int, syscall.Errno) {
+	got, _, e := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(fd), uintptr(submit), uintptr(want), enterGetEvents, 0, 0)
+	return int(got), e
 }
 
 func (r *ring) close() {

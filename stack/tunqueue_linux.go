@@ -17,8 +17,9 @@ type tunQueue struct {
 	t     *TunTap
 	waker *Waker
 
-	mu sync.RWMutex // held for reading while fd is used, for writing while it is replaced
-	fd int          // -1: the device is gone
+	mu      sync.RWMutex // held for reading while fd is used, for writing while it is replaced
+	fd      int          // -1: the device is gone
+	opening int          // how often it was replaced, since numbers of descriptors come again
 
 	// Of the goroutine that receives.
 	load   load
@@ -35,16 +36,25 @@ func (q *tunQueue) attach(fd int) {
 		unix.Close(q.fd)
 	}
 	q.fd = fd
+	q.opening++
 	q.waker.Wake()
 }
 
-func (q *tunQueue) attached() bool { return !q.has(-1) }
-
-func (q *tunQueue) has(fd int) bool {
+func (q *tunQueue) attached() bool {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	return q.fd == fd
+	return q.fd >= 0
 }
+
+// still tells whether nothing has replaced the descriptor since that opening.
+func (q *tunQueue) still(opening int) bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.opening == opening
+}
+
+// errDetached says that there is no descriptor.
+var errDetached = errors.New("no device")
 
 // Waker implements Queue.
 func (q *tunQueue) Waker() *Waker { return q.waker }
@@ -68,7 +78,7 @@ func (q *tunQueue) Receive(batch []*Frame) (int, error) {
 	if q.failed = false; q.load.wasEmpty() {
 		return 0, nil
 	}
-	n, bytes, fd, err := q.receive(batch)
+	n, bytes, opening, err := q.receive(batch)
 	q.load.saw(n, bytes, n > 0 && errors.Is(err, unix.EAGAIN))
 	if n > 0 {
 		q.t.RxPackets.Add(uint64(n))
@@ -76,11 +86,11 @@ func (q *tunQueue) Receive(batch []*Frame) (int, error) {
 	}
 	switch {
 	case err == nil, errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-	case fd < 0:
+	case errors.Is(err, errDetached):
 		q.failed = !q.t.reopen()
 	case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENODEV):
 		q.t.Errors.Add(1)
-		q.t.abandon(fd)
+		q.t.abandon(q, opening)
 	default:
 		q.t.Errors.Add(1)
 		q.failed = true
@@ -89,27 +99,26 @@ func (q *tunQueue) Receive(batch []*Frame) (int, error) {
 }
 
 // receive reads until the queue is empty, the batch is full or has bytes enough.
-func (q *tunQueue) receive(batch []*Frame) (n, bytes, fd int, err error) {
+func (q *tunQueue) receive(batch []*Frame) (n, bytes, opening int, err error) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	if q.fd < 0 {
-		return 0, 0, q.fd, unix.ENODEV
+		return 0, 0, q.opening, errDetached
 	}
-	ring := q.theRing()
 	// One read more than there were frames the last time, then more at once, as long as all of them find one: a read that finds none
 	// costs a little, a call more costs most.
 	for ask := max(q.load.frames+1, 2); n < len(batch) && bytes < BatchBytes && err == nil; ask *= 4 {
-		frames := batch[n:][:q.load.ask(min(ask, len(batch)-n), bytes)]
+		frames := batch[n:][:q.load.ask(min(ask, len(batch)-n, batchLen), bytes)]
 		var got, size int
-		if ring == nil || len(frames) == 1 {
+		if r := q.theRing(); r == nil || len(frames) == 1 {
 			got, size, err = q.readEach(frames)
 		} else {
-			got, size, err = q.readAll(ring, frames)
+			got, size, err = q.readAll(r, frames)
 		}
 		n += got
 		bytes += size
 	}
-	return n, bytes, q.fd, err
+	return n, bytes, q.opening, err
 }
 
 // readEach reads frames one by one, and ends with the first error.
@@ -129,15 +138,14 @@ func (q *tunQueue) readEach(batch []*Frame) (n, bytes int, err error) {
 }
 
 // readAll reads frames in one call. The error is the first read's that had one; those behind it have found nothing either, or a frame
-// that came in between.
+// that came in between. A ring that fails is no error: what it has not read is read without.
 func (q *tunQueue) readAll(r *ring, batch []*Frame) (n, bytes int, err error) {
 	for _, f := range batch {
 		r.add(opRead, q.fd, f.buf[q.t.packet-vnetLen:])
 	}
-	results, err := r.do()
-	if err != nil { // the ring's, not the device's
+	results, failed := r.do()
+	if failed != nil {
 		q.dropRing()
-		return 0, 0, nil
 	}
 	for i, res := range results {
 		switch {
@@ -164,7 +172,7 @@ func (q *tunQueue) received(f *Frame, n int) bool {
 // theRing is the ring, made by the goroutine that uses it; nil where there is none.
 func (q *tunQueue) theRing() *ring {
 	if q.ring == nil && !q.noRing {
-		r, err := newRing(batchLen)
+		r, err := makeRing(batchLen)
 		if q.ring = r; err != nil {
 			q.noRing = true
 		}
@@ -199,12 +207,7 @@ func (q *tunQueue) Write(batch []*Frame) {
 		for _, f := range part {
 			q.ring.add(opWrite, q.fd, f.transmit(q.t.packet))
 		}
-		results, err := q.ring.do()
-		if err != nil {
-			q.dropRing()
-			q.write(part, &sent, &bytes)
-			continue
-		}
+		results, failed := q.ring.do()
 		for i, res := range results {
 			if res < 0 {
 				q.t.Errors.Add(1)
@@ -213,6 +216,10 @@ func (q *tunQueue) Write(batch []*Frame) {
 			}
 			sent++
 			bytes += uint64(part[i].end - q.t.packet)
+		}
+		if failed != nil {
+			q.dropRing()
+			q.write(part[len(results):], &sent, &bytes)
 		}
 	}
 	q.t.TxPackets.Add(sent)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/songgao/water"
@@ -36,6 +35,7 @@ type TunTap struct {
 	mu      sync.Mutex // held while the device is opened or closed
 	created bool
 	closed  bool
+	tries   pace
 }
 
 // OpenTAP attaches to the TAP of that name, or makes it: persistent, multi-queue, with a transmit queue of TxQueueLen and that MTU in bytes (0: the
@@ -216,6 +216,9 @@ func (t *TunTap) reopen() bool {
 	if t.closed || t.queues[0].attached() { // another queue's goroutine came first
 		return true
 	}
+	if !t.tries.due() {
+		return false
+	}
 	attached, err := t.open()
 	if err != nil {
 		t.Errors.Add(1)
@@ -228,11 +231,12 @@ func (t *TunTap) reopen() bool {
 	return true
 }
 
-// abandon gives the queues up when the device is gone.
-func (t *TunTap) abandon(fd int) {
+// abandon gives the queues up when the device is gone. The news comes from a queue, and is of that opening of it; by now another queue's goroutine may
+// have opened all again.
+func (t *TunTap) abandon(from *tunQueue, opening int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || !slices.ContainsFunc(t.queues, func(q *tunQueue) bool { return q.has(fd) }) {
+	if t.closed || !from.still(opening) {
 		return
 	}
 	for _, q := range t.queues {

@@ -3,6 +3,7 @@ package stack
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -28,6 +29,7 @@ type Uplink struct {
 	mu     sync.Mutex // held while sockets are opened, changed or closed
 	filter Filter
 	closed bool
+	tries  pace
 	gone   atomic.Bool // the interface is missing: bind again
 
 	mac     atomic.Uint64
@@ -35,6 +37,9 @@ type Uplink struct {
 
 	tx sync.Pool // of *mmsgs
 }
+
+// errNotUp says that the interface has to come up first: before Linux 6.13, no socket of one that is down can be put into a group.
+var errNotUp = errors.New("the interface is down")
 
 // OpenUplink opens that many sockets. An interface that does not exist is an error here, and waited for later.
 func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
@@ -47,56 +52,66 @@ func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
 		}
 		u.queues = append(u.queues, &packetQueue{u: u, waker: w, fd: -1, rx: newMmsgs(true), tx: newMmsgs(false)})
 	}
-	if err := u.open(); err != nil {
+	if _, err := u.open(); errors.Is(err, errNotUp) {
+		u.gone.Store(true)
+	} else if err != nil {
 		return nil, err
 	}
 	return u, nil
 }
 
-// open replaces all sockets: those of a group cannot be bound again.
-func (u *Uplink) open() error {
+// open replaces all sockets, since those of a group cannot be bound again. It leaves sockets that have the interface, with what they have received; false then.
+func (u *Uplink) open() (bool, error) {
 	link, err := netlink.LinkByName(u.name)
 	if err != nil {
-		return fmt.Errorf("finding the uplink %s: %w", u.name, err)
+		return false, fmt.Errorf("finding the uplink %s: %w", u.name, err)
 	}
-	var fds []int
-	for range u.queues {
-		fd, err := u.socket(link.Attrs().Index, fds)
-		if err != nil {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-			return err
-		}
-		fds = append(fds, fd)
-	}
-	for i, q := range u.queues {
-		q.attach(fds[i])
+	if u.queues[0].interfaceIndex() == link.Attrs().Index {
+		return false, nil
 	}
 	if hw := link.Attrs().HardwareAddr; len(hw) == 6 {
 		u.SetMAC(policy.MAC(hw))
 	}
-	return nil
+	fds, err := u.sockets(link.Attrs().Index)
+	if err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		if errors.Is(err, unix.EINVAL) && link.Attrs().Flags&net.FlagUp == 0 {
+			err = errNotUp
+		}
+		return false, err
+	}
+	for i, q := range u.queues {
+		q.attach(fds[i])
+	}
+	return true, nil
 }
 
-// socket makes a socket that is bound to the interface and, where there are several queues, belongs to one group with the first.
-func (u *Uplink) socket(index int, first []int) (int, error) {
-	// Protocol 0 receives nothing until bind, so that no frame gets in ahead of the filter.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, fmt.Errorf("opening a packet socket: %w", remedy(err))
+// sockets makes a socket for each queue. They see nothing until all are in the group: before, each would get frames that the group gets as well.
+func (u *Uplink) sockets(index int) (fds []int, err error) {
+	for range u.queues {
+		// Protocol 0 receives nothing until bind, so that no frame gets in ahead of the filter.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return fds, fmt.Errorf("opening a packet socket: %w", remedy(err))
+		}
+		before := fds
+		fds = append(fds, fd)
+		if err := u.setup(fd, index, before); err != nil {
+			return fds, err
+		}
 	}
-	if err = u.setup(fd, index); err == nil && len(u.queues) > 1 {
-		err = join(fd, first)
+	for _, fd := range fds {
+		if err := u.filter.attach(fd); err != nil {
+			return fds, err
+		}
 	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return fds, nil
 }
 
-func (u *Uplink) setup(fd, index int) error {
+// setup binds a socket to the interface and, where there are several queues, puts it into one group with those before it.
+func (u *Uplink) setup(fd, index int, before []int) error {
 	for _, o := range []struct {
 		name          string
 		level, option int
@@ -115,11 +130,16 @@ func (u *Uplink) setup(fd, index int) error {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], uplinkBuffer)
 		}
 	}
-	if err := u.filter.attach(fd); err != nil {
+	if err := attachNone(fd); err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}); err != nil {
 		return fmt.Errorf("binding to %s: %w", u.name, err)
+	}
+	if len(u.queues) > 1 {
+		if err := join(fd, before); err != nil {
+			return err
+		}
 	}
 	// Solicitations for guests go to their solicited-node groups, which the interface does not belong to.
 	mreq := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_ALLMULTI}
@@ -129,10 +149,18 @@ func (u *Uplink) setup(fd, index int) error {
 	return nil
 }
 
+// PACKET_FANOUT_FLAG_ of linux/if_packet.h.
+const flagUniqueID, flagIgnoreOutgoing = 0x2000, 0x4000
+
+// groupFlags are those that a kernel may not know, or a test's.
+var groupFlags = flagIgnoreOutgoing
+
+// setFanout sets PACKET_FANOUT, or is a test's.
+var setFanout = func(fd, arg int) error { return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg) }
+
 // join puts a socket into the group of those before it. A group's own flag says that what dom0 sends is none of it; the filter does so
 // where a kernel does not know that flag.
 func join(fd int, before []int) error {
-	const flagUniqueID, flagIgnoreOutgoing = 0x2000, 0x4000 // PACKET_FANOUT_FLAG_, linux/if_packet.h
 	arg := unix.PACKET_FANOUT_HASH << 16
 	if len(before) == 0 {
 		arg |= flagUniqueID << 16
@@ -143,10 +171,10 @@ func join(fd int, before []int) error {
 		}
 		arg |= group & 0xffff
 	}
-	if unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg|flagIgnoreOutgoing<<16) == nil {
+	if setFanout(fd, arg|groupFlags<<16) == nil {
 		return nil
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
+	if err := setFanout(fd, arg); err != nil {
 		return fmt.Errorf("setting PACKET_FANOUT: %w", err)
 	}
 	return nil
@@ -161,6 +189,9 @@ func (u *Uplink) SetFilter(filter Filter) error {
 	}
 	u.filter = filter
 	for _, q := range u.queues {
+		if q.fd < 0 { // it gets the filter when it is opened
+			continue
+		}
 		if err := filter.attach(q.fd); err != nil {
 			return err
 		}
@@ -171,8 +202,11 @@ func (u *Uplink) SetFilter(filter Filter) error {
 // SetMAC says what the interface's MAC is now.
 func (u *Uplink) SetMAC(m policy.MAC) { u.mac.Store(m.Bits()) }
 
-// Rebind makes the queues look for the interface again, after it was deleted and made anew.
+// Rebind makes the queues look for the interface again, at once, after it was deleted and made anew.
 func (u *Uplink) Rebind() {
+	u.mu.Lock()
+	u.tries = pace{}
+	u.mu.Unlock()
 	u.gone.Store(true)
 	for _, q := range u.queues {
 		q.waker.Wake()
@@ -204,13 +238,20 @@ func (u *Uplink) rebind() bool {
 	if u.closed || !u.gone.Load() { // another queue's goroutine came first
 		return true
 	}
+	if !u.tries.due() {
+		return false
+	}
 	u.gone.Store(false) // before bind, so that what vanishes meanwhile is noticed
-	if err := u.open(); err != nil {
+	opened, err := u.open()
+	if err != nil {
 		u.gone.Store(true)
 		u.Errors.Add(1)
 		return false
 	}
-	u.Reopened.Add(1)
+	if opened {
+		u.Reopened.Add(1)
+		u.tries = pace{} // late news of the old sockets is soon found wrong
+	}
 	return true
 }
 

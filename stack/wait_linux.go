@@ -72,6 +72,18 @@ func (w *Waker) woken() {
 // loop spin.
 const retryAfter = 100 * time.Millisecond
 
+// pace keeps those who look for what is missing from doing so more often than they would alone. The zero value lets the first one look.
+type pace struct{ last time.Time }
+
+func (p *pace) due() bool {
+	now := time.Now()
+	if now.Sub(p.last) < retryAfter {
+		return false
+	}
+	p.last = now
+	return true
+}
+
 // Poll looks at queues, see Queue.Input. One goroutine uses it. The zero value is ready.
 type Poll struct{ fds []unix.PollFd }
 
