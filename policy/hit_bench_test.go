@@ -9,7 +9,7 @@ import (
 )
 
 // BenchmarkHit is what a packet of a remembered flow costs, and what it costs when two threads do nothing but that: with flows of different guests,
-// with different flows of one, and with the two directions of one flow, which the links never spread like this. A table has one lock; that it is
+// with different flows of one, and with the two directions of one flow, which the links do not spread like this. A table has one lock; that it is
 // not worth more locks shows in the difference between the first two, beside the microseconds that a packet's system calls take.
 func BenchmarkHit(b *testing.B) {
 	for _, c := range []struct {

@@ -14,8 +14,8 @@ import (
 const batchLen = 64
 
 // worker takes frames from the queues of one number, one of each link, to wherever they go. Each has a thread of its own, since it spends
-// its life in system calls. The kernel gives both directions of a flow the same number (see stack.Link), so what a worker touches of a flow
-// no other does.
+// its life in system calls. The kernel gives both directions of a flow the same number (see stack.Link), so that two workers seldom want the same
+// flow, as for its fragments and the errors about it.
 type worker struct {
 	*Router
 	ports []port
