@@ -189,7 +189,10 @@ func (q *tunQueue) dropRing() {
 }
 
 // Write implements Queue.
-func (q *tunQueue) Write(batch []*Frame) {
+func (q *tunQueue) Write(batch []*Frame) { q.send(batch, true) }
+
+// send is Write; without the ring it is for any goroutine.
+func (q *tunQueue) send(batch []*Frame, ring bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	if q.fd < 0 {
@@ -200,59 +203,48 @@ func (q *tunQueue) Write(batch []*Frame) {
 	for len(batch) > 0 {
 		part := batch[:min(len(batch), batchLen)]
 		batch = batch[len(part):]
-		if q.ring == nil || len(part) == 1 {
-			q.write(part, &sent, &bytes)
-			continue
+		if ring && q.ring != nil && len(part) > 1 {
+			part = q.writeAll(part, &sent, &bytes)
 		}
-		for _, f := range part {
-			q.ring.add(opWrite, q.fd, f.transmit(q.t.packet))
-		}
-		results, failed := q.ring.do()
-		for i, res := range results {
-			if res < 0 {
-				q.t.Errors.Add(1)
-				q.t.drop(dropReason(unix.Errno(-res)), 1)
-				continue
-			}
-			sent++
-			bytes += uint64(part[i].end - q.t.packet)
-		}
-		if failed != nil {
-			q.dropRing()
-			q.write(part[len(results):], &sent, &bytes)
-		}
+		q.writeEach(part, &sent, &bytes)
 	}
 	q.t.TxPackets.Add(sent)
 	q.t.TxBytes.Add(bytes)
 }
 
-// writeEach is Write for any goroutine.
-func (q *tunQueue) writeEach(batch []*Frame) {
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	if q.fd < 0 {
-		q.t.drop(policy.LinkDown, len(batch))
-		return
+// writeAll writes frames in one call, and returns those that a ring that fails has left.
+func (q *tunQueue) writeAll(batch []*Frame, sent, bytes *uint64) []*Frame {
+	for _, f := range batch {
+		q.ring.add(opWrite, q.fd, f.transmit(q.t.packet))
 	}
-	var sent, bytes uint64
-	q.write(batch, &sent, &bytes)
-	q.t.TxPackets.Add(sent)
-	q.t.TxBytes.Add(bytes)
+	results, failed := q.ring.do()
+	for i, res := range results {
+		q.wrote(batch[i].end-q.t.packet, unix.Errno(max(-res, 0)), sent, bytes)
+	}
+	if failed != nil {
+		q.dropRing()
+	}
+	return batch[len(results):]
 }
 
-func (q *tunQueue) write(batch []*Frame, sent, bytes *uint64) {
+func (q *tunQueue) writeEach(batch []*Frame, sent, bytes *uint64) {
 	for _, f := range batch {
 		b := f.transmit(q.t.packet)
-		err := rawWrite(q.fd, b)
-		if err == unix.EINTR {
-			err = rawWrite(q.fd, b)
+		errno := rawWrite(q.fd, b)
+		if errno == unix.EINTR {
+			errno = rawWrite(q.fd, b)
 		}
-		if err != nil {
-			q.t.Errors.Add(1)
-			q.t.drop(dropReason(err), 1)
-			continue
-		}
-		*sent++
-		*bytes += uint64(len(b) - vnetLen)
+		q.wrote(len(b)-vnetLen, errno, sent, bytes)
 	}
+}
+
+// wrote counts a frame of n bytes; errno is 0 where the kernel has taken it.
+func (q *tunQueue) wrote(n int, errno unix.Errno, sent, bytes *uint64) {
+	if errno != 0 {
+		q.t.Errors.Add(1)
+		q.t.drop(dropReason(errno), 1)
+		return
+	}
+	*sent++
+	*bytes += uint64(n)
 }

@@ -245,7 +245,7 @@ func (t *TunTap) abandon(from *tunQueue, opening int) {
 }
 
 // Write implements Link.
-func (t *TunTap) Write(batch []*Frame) { t.queues[0].writeEach(batch) }
+func (t *TunTap) Write(batch []*Frame) { t.queues[0].send(batch, false) }
 
 // dropReason is why a link lost a frame whose write failed.
 func dropReason(err error) policy.Reason {
