@@ -244,6 +244,21 @@ func TestHitSlotIsReused(t *testing.T) {
 	}
 }
 
+// Of two guests both are asked for each packet: neither's limits and state are passed by.
+func TestHitIsNotBetweenGuests(t *testing.T) {
+	s := newTwins(t, meeting(seedFile))[0]
+	list := talks()
+	sides, frames := list[len(list)-1].exchange(s)
+	for range 2 {
+		for i := range sides {
+			s.send(sides[i], frames[i])
+		}
+	}
+	if n := len(s.frames(stack.Guests)); n != 2*len(frames) || s.shortWays() != 0 {
+		t.Errorf("%d of %d packets passed, %d by the short way: %v", n, 2*len(frames), s.shortWays(), s.counts())
+	}
+}
+
 // Workers share flows, guests and neighbours while worlds come and go: each packet is counted once, whatever becomes of it.
 func TestHitWorkers(t *testing.T) {
 	for name, src := range map[string]string{"open": seedFile, "limits": limitedFile} {
