@@ -213,9 +213,9 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, a
 		if owner == nil {
 			owner = g
 		}
-		hit, ok := g.table.LookupIf(p, from.side(), now, admit)
+		hit, ok := g.table.LookupIf(p, from.side(), to.side(), now, admit)
 		if !ok && p.IsICMPError() && p.L4 != 0 {
-			hit, ok = g.table.Related(p, from.side(), now)
+			hit, ok = g.table.related(p, from.side(), to.side(), now)
 		}
 		if ok && (!known || hit.Reason == None) {
 			found, known = hit, true

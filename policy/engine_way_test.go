@@ -357,3 +357,42 @@ func refusedWays() (rows []wayRow) {
 	add(LimitNewFlows, limited(newFlowsGuest, 1, 8), limited(newFlowsGuest, 2, 8))
 	return rows
 }
+
+// A flow leads where its other end was. Where that address has come to be dom0's, or is dom0's no longer, the flow is no way around the rules of whose
+// it is now.
+func TestFlowEndsWithItsSide(t *testing.T) {
+	datagram, asked := out(four, ProtoUDP, udp(8)), flowEnds{four.dst, netip.AddrPortFrom(four.src.Addr(), 53)}
+	fromX, fromHost := byUplink(asked.frame(false, ProtoUDP, udp(8), nil)), sent{asked.frame(false, ProtoUDP, udp(8), nil), ZoneHost}
+	answer := byGuest(freeGuest, asked.frame(true, ProtoUDP, udp(8), nil))
+	failure := byGuest(freeGuest, asked.frame(true, ProtoICMP, cat([]byte{3, 3, 0, 0, 0, 0, 0, 0}, fromX.frame[EthernetLen:]), nil))
+	for _, c := range []struct {
+		name         string
+		held         bool // before; then the other way round
+		before, then sent
+		want         Reason
+	}{
+		{"UDP", false, datagram, datagram, FlowSide},
+		{"TCP", false, opened(four)[0], opened(four)[0], FlowSide},
+		{"echo", false, out(four, ProtoICMP, echo(8, 7)), out(four, ProtoICMP, echo(8, 7)), FlowSide},
+		{"a later fragment", false, fragment4(0, 32, true), fragment4(32, 32, false), FlowSide},
+		{"an answer", false, fromX, answer, FlowSide},
+		{"an ICMP error", false, fromX, failure, Unrelated},
+		{"an answer to dom0", true, fromHost, answer, FlowSide},
+		{"an ICMP error to dom0", true, fromHost, failure, Unrelated},
+	} {
+		for _, moves := range []bool{false, true} {
+			w := newWay(t, []*Network{{Name: "v4", Prefix: netip.MustParsePrefix("192.0.2.0/24")}}, wayGuests(), wayFlows)
+			w.view.Held[four.dst.Addr()] = c.held
+			if r := w.pass(c.before.frame, c.before.zone); r != None {
+				t.Fatalf("%s: the flow is not opened: %v", c.name, r)
+			}
+			want := None
+			if moves {
+				w.view.Held[four.dst.Addr()], want = !c.held, c.want
+			}
+			if r := w.pass(c.then.frame, c.then.zone); r != want {
+				t.Errorf("%s, whose end moves: %v: %v, want %v", c.name, moves, r, want)
+			}
+		}
+	}
+}

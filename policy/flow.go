@@ -25,6 +25,8 @@ const (
 	SideUplink Side = iota
 	SideHost
 	SideGuest
+
+	anySide Side = 1<<32 - 1 // whoever it is for
 )
 
 // FlowKey names a flow. It is the same for both directions: A is the lower end, but for echo, where A is who asks, so that
@@ -164,19 +166,20 @@ type FlowHit struct {
 // decides whether it may open one with Create; ICMP errors go to Related. A later fragment that is not found is a
 // FragmentOrphan.
 func (t *FlowTable) Lookup(p *Packet, from Side, now time.Duration) (hit FlowHit, ok bool) {
-	return t.LookupIf(p, from, now, nil)
+	return t.LookupIf(p, from, anySide, now, nil)
 }
 
-// LookupIf is Lookup that asks admit about a packet that is acceptable: when that has a reason to refuse it, it has not come, as far as the flow
-// knows. admit is called at most once, under the table's lock.
-func (t *FlowTable) LookupIf(p *Packet, from Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
+// LookupIf is Lookup of a packet that goes to a side, which must be where the flow has its other end: an address may be another's by now. It asks admit
+// about a packet that is acceptable: when that has a reason to refuse it, it has not come, as far as the flow knows. admit is called at most once, under
+// the table's lock.
+func (t *FlowTable) LookupIf(p *Packet, from, to Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
 	if p.L4 == 0 {
 		if !p.Fragment {
 			return hit, false
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		return t.laterFragment(p, from, t.clock(now), admit)
+		return t.laterFragment(p, from, to, t.clock(now), admit)
 	}
 	key, reversed, ok := p.FlowKey()
 	if !ok {
@@ -185,10 +188,10 @@ func (t *FlowTable) LookupIf(p *Packet, from Side, now time.Duration, admit func
 	hash := uint32(maphash.Comparable(t.seed, key))
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.lookup(p, &key, hash, reversed, from, t.clock(now), admit)
+	return t.lookup(p, &key, hash, reversed, from, to, t.clock(now), admit)
 }
 
-func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, from Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
+func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, from, to Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
 	i := t.find(key, hash)
 	if i != 0 && t.at(i).expired(now) {
 		t.remove(i)
@@ -213,7 +216,7 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 	if reversed != f.Reversed {
 		dir = 1
 	}
-	if from != f.side(dir) {
+	if from != f.side(dir) || !f.leads(dir, to) {
 		return f.hit(ref, dir, FlowSide), true
 	}
 	conn, state, quiet := f.tcp, f.State, false
@@ -262,7 +265,7 @@ func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now = t.clock(now)
-	if hit, ok := t.lookup(p, &key, hash, reversed, from, now, nil); ok {
+	if hit, ok := t.lookup(p, &key, hash, reversed, from, to, now, nil); ok {
 		return hit, hit.Reason
 	}
 	if r := p.opens(); r != None {
@@ -320,6 +323,9 @@ func (f *Flow) side(dir int) Side {
 	}
 	return f.To
 }
+
+// leads tells whether packets of a direction go to a side.
+func (f *Flow) leads(dir int, to Side) bool { return to == anySide || to == f.side(1-dir) }
 
 func (f *Flow) count(dir int, p *Packet) {
 	f.Packets[dir]++

@@ -432,13 +432,14 @@ func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int
 }
 
 // Adopt takes a flow over that another table has listed, with its counters and what is known of its windows: after a restart no
-// handshake comes again. It is the only way to a flow without its beginning. It refuses what it knows already, and finds room as
+// handshake comes again. Its way is found anew, since the generations of another owner are not this one's. It is the only way to a flow without its
+// beginning. It refuses what it knows already, and finds room as
 // Create does.
 func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
 	if f.State == 0 || f.State >= flowStates || (f.Key.Proto == ProtoTCP) != (f.State >= TCPSynSent) {
 		return false
 	}
-	f.hash = uint32(maphash.Comparable(t.seed, f.Key))
+	f.hash, f.next = uint32(maphash.Comparable(t.seed, f.Key)), [2]NextHop{}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now = t.clock(now)

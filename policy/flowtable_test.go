@@ -468,7 +468,7 @@ func TestAdopt(t *testing.T) {
 	old, table := NewFlowTable(10, NewFlowBudget(10)), NewFlowTable(1, NewFlowBudget(10))
 	openTCP(t, old, e, time.Hour)
 	f := snapshot(old, time.Hour)[0]
-	f.Verdict = 9
+	f.Verdict, f.Generation, f.next = 9, 1, [2]NextHop{{1}, {2}}
 	if !table.Adopt(f, time.Minute) || table.Adopt(f, time.Minute) {
 		t.Fatal("once, and only once")
 	}
@@ -479,7 +479,7 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("%s: %s", s.line, got)
 		}
 	}
-	if f := snapshot(table, time.Minute)[0]; f.Verdict != 9 || f.Packets[0] != 3 {
+	if f := snapshot(table, time.Minute)[0]; f.Verdict != 9 || f.Packets[0] != 3 || f.next != [2]NextHop{} {
 		t.Errorf("%+v", f)
 	}
 	for _, bad := range []Flow{{}, {Key: f.Key, State: FlowReplied}, {Key: FlowKey{Proto: ProtoUDP}, State: TCPEstablished}, {State: flowStates}} {

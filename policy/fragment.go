@@ -139,7 +139,7 @@ func (t *FlowTable) place(now time.Duration) *datagram {
 }
 
 // laterFragment passes a fragment on the flow of its first.
-func (t *FlowTable) laterFragment(p *Packet, from Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
+func (t *FlowTable) laterFragment(p *Packet, from, to Side, now time.Duration, admit func() Reason) (hit FlowHit, ok bool) {
 	d := t.datagram(p, from, now)
 	if d == nil {
 		return hit, false
@@ -149,6 +149,9 @@ func (t *FlowTable) laterFragment(p *Packet, from Side, now time.Duration, admit
 		return hit, false
 	}
 	dir := int(d.dir)
+	if !f.leads(dir, to) {
+		return f.hit(d.flow, dir, FlowSide), true
+	}
 	if r := d.add(p.FragOff, p.FragOff+p.FragLen, p.More); r != None {
 		return f.hit(d.flow, dir, r), true
 	}

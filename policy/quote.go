@@ -17,6 +17,11 @@ const (
 // (RFC 5927 4), and the error must come from where that packet went and go to whom that packet was from. It refreshes and counts
 // nothing. Errors about nothing are Unrelated. Reply and Next are those of the error's own direction.
 func (t *FlowTable) Related(p *Packet, from Side, now time.Duration) (hit FlowHit, ok bool) {
+	return t.related(p, from, anySide, now)
+}
+
+// related is Related of an error that goes to a side.
+func (t *FlowTable) related(p *Packet, from, to Side, now time.Duration) (hit FlowHit, ok bool) {
 	inner, l4, ok := p.quoted()
 	if !ok || inner.Src != p.Dst {
 		return hit, false
@@ -38,7 +43,7 @@ func (t *FlowTable) Related(p *Packet, from Side, now time.Duration) (hit FlowHi
 	if reversed != f.Reversed {
 		dir = 1
 	}
-	if from != f.side(1-dir) || f.Packets[dir] == 0 {
+	if from != f.side(1-dir) || !f.leads(1-dir, to) || f.Packets[dir] == 0 {
 		return hit, false
 	}
 	if key.Proto == ProtoTCP && !f.tcp.sent(dir, binary.BigEndian.Uint32(l4[4:])) {

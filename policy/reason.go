@@ -125,7 +125,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	TCPState:        {"tcp-state", "A TCP segment that its connection's state does not allow"},
 	TCPWindow:       {"tcp-window", "A TCP segment or reset outside of its connection's window"},
 	NoFlow:          {"no-flow", "Belongs to no flow and may not open one"},
-	FlowSide:        {"flow-side", "Of a flow, but from a side where the flow has no end"},
+	FlowSide:        {"flow-side", "Of a flow, but from or to a side where the flow has no end"},
 	FlowLimit:       {"flow-limit", "No more flows at a time"},
 	FragmentOverlap: {"fragment-overlap", "A fragment of a datagram that has overlapping ones (RFC 5722)"},
 	FragmentOrphan:  {"fragment-orphan", "A fragment whose first one has not passed"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -304,6 +305,32 @@ func TestHitFollows(t *testing.T) {
 	s.links[stack.UplinkSide].Take()
 	send(gatewayMAC, false)
 	send(gatewayMAC, true)
+}
+
+// An address that dom0 gains is dom0's: a flow that a guest has opened to it before, when it was somebody else's, is no way around the host block.
+func TestFlowIsNotForWhoGainsTheAddress(t *testing.T) {
+	s := newTwins(t, strings.Replace(seedFile, "PROXY", "", 1))[0]
+	send := func() {
+		for _, kind := range []string{"udp", "tcp"} {
+			s.send(stack.Guests, timed(kind, [2]policy.MAC{s.RouterMAC, cases.MAC1}, netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 514), false, 2, 999, 0, 0))
+		}
+	}
+	send()
+	if n := len(s.frames(stack.UplinkSide)); n != 2 {
+		t.Fatalf("%d of 2 flows are open: %v", n, s.counts())
+	}
+	k := seedKernel()
+	k.Held = append(k.Held, cases.X4)
+	s.kernel = k
+	if err := s.update(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		send()
+	}
+	if n := len(s.frames(stack.Host)); n > 0 || s.counts()[policy.FlowSide] != 6 {
+		t.Errorf("%d packets reached dom0, %d by the short way: %v", n, s.shortWays(), s.counts())
+	}
 }
 
 // A hit allocates nothing.

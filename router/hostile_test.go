@@ -377,3 +377,26 @@ func TestIdleNeighbourGoes(t *testing.T) {
 		t.Errorf("still there: %v, counted %v", s.neighbours.lookup(n.addr) != nil, s.counts())
 	}
 }
+
+// A tick that finds a neighbour idle which was forgotten in the meantime, and which may be known anew, leaves what has come in its place.
+func TestForgottenNeighbourGoesOnce(t *testing.T) {
+	s := seed(t)
+	a := netip.MustParseAddr("192.0.1.7")
+	old := s.neighbours.get(a, false, nil)
+	forget := func() {
+		s.neighbours.mu.Lock()
+		defer s.neighbours.mu.Unlock()
+		s.neighbours.remove(old)
+	}
+	forget()
+	n := s.neighbours.get(a, false, nil)
+	s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: s.Bindings.Guests[0]})
+	forget()
+	if s.neighbours.lookup(a) != n || s.neighbours.slots[n.slot].Load() != n {
+		t.Error("who has come in its place is forgotten as well")
+	}
+	s.neighbours.event(stack.NeighbourEvent{Addr: a, MAC: gatewayMAC})
+	if sh := s.neighbours.shares[0]; sh != (share{}) {
+		t.Errorf("%+v wait for ever", sh)
+	}
+}

@@ -142,8 +142,11 @@ func (s *neighbours) evict(from *policy.Guest) bool {
 	return true
 }
 
-// remove forgets a neighbour; what waited for it is lost. s.mu is held.
+// remove forgets a neighbour, if nobody has before; what waited for it is lost. s.mu is held.
 func (s *neighbours) remove(n *neighbour) {
+	if s.m[n.addr] != n { // what is there now, and in its slot, is another
+		return
+	}
 	delete(s.m, n.addr)
 	if n.slot >= 0 {
 		s.slots[n.slot].Store(nil)
