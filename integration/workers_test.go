@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"os/exec"
+	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 
 	"udrouter/integration/lab"
@@ -53,5 +57,22 @@ func TestWorkers(t *testing.T) {
 				t.Errorf("held %v, %v\n%s", held, err, report.String())
 			}
 		})
+	}
+}
+
+// A TAP that the user has made for one queue has one worker, which says so; an impossible number of workers is a mistake.
+func TestWorkersOfOneQueue(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	must(t, l.Dom0.Do(func() error {
+		return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: l.Config.Bridge.TAP}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_ONE_QUEUE})
+	}))
+	p := startRouter(t, l, "--workers", "3")
+	must(t, p.AwaitLog(testContext(t), regexp.MustCompile("fewer queues")))
+	ping(t, l.Guests[0].Node, l.Internet.Addr4())
+	ping(t, l.Guests[0].Node, l.Internet.Addr6())
+	for _, n := range []string{"0", "257"} {
+		if out, err := exec.Command(exe, "run", "-c", "router.hcl", "--workers", n).CombinedOutput(); err == nil || !strings.Contains(string(out), "--workers is "+n) {
+			t.Errorf("with %s workers: %v, %s", n, err, out)
+		}
 	}
 }

@@ -14,6 +14,9 @@ var ErrClosed = errors.New("link is closed")
 // written, see package batchfacts. Small frames come as many as there is room for.
 const BatchBytes = 256 << 10
 
+// MaxQueues is how many queues a link may have: what the kernel allows a TAP (MAX_TAP_QUEUES) and a group of sockets.
+const MaxQueues = 256
+
 // Link moves frames between the router and a device of the kernel. A device that is down, gone or out of memory is counted and waited for,
 // and opened again when it comes back.
 type Link interface {

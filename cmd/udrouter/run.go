@@ -31,6 +31,9 @@ func runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if workers < 1 || workers > stack.MaxQueues {
+				return fmt.Errorf("--workers is %d: give 1 to %d", workers, stack.MaxQueues)
+			}
 			cfg, err := load(file, c.ErrOrStderr())
 			if err != nil {
 				return err
@@ -114,6 +117,10 @@ func route(ctx context.Context, cfg *config.Config, state string, workers int, l
 	}
 	closers = append(closers, tap.Close)
 	o.Guests = tap
+	if n := len(tap.Queues()); n < workers { // as many on the uplink, or a flow's two directions would have different workers
+		log.Warn("the TAP takes fewer queues than there are workers; delete it, or make it with multi_queue", "tap", cfg.Bridge.TAP, "queues", n, "workers", workers)
+		workers = n
+	}
 	if cfg.Host != nil {
 		tun, err := stack.OpenTUN(cfg.Host.Interface, mtu, 1)
 		if err != nil {
