@@ -212,26 +212,37 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 		return hit, false
 	}
 	f := t.at(i)
-	dir := 0
-	if reversed != f.Reversed {
-		dir = 1
-	}
+	dir := f.dir(reversed)
 	if from != f.side(dir) || !f.leads(dir, to) {
 		return f.hit(ref, dir, FlowSide), true
 	}
+	r, ok := t.accept(p, i, dir, now, admit)
+	if !ok {
+		return hit, false
+	}
+	if r == None && p.Fragment && !known {
+		t.follow(p, ref, dir, from, now)
+	}
+	return f.hit(ref, dir, r), true
+}
+
+// accept takes a packet as the next of a direction of the flow i: it advances the flow's state, puts off its end and counts the packet. What is not
+// acceptable, or what admit (nil: nobody) has a reason to refuse, leaves no trace. ok is false for a SYN that opens a new connection where this one
+// is over.
+func (t *FlowTable) accept(p *Packet, i uint32, dir int, now time.Duration, admit func() Reason) (r Reason, ok bool) {
+	f := t.at(i)
 	conn, state, quiet := f.tcp, f.State, false
 	switch {
-	case key.Proto == ProtoTCP:
+	case f.Key.Proto == ProtoTCP:
 		g, ok := p.segment()
 		if !ok {
-			return f.hit(ref, dir, Malformed), true
+			return Malformed, true
 		}
 		if g.opens() && (f.State == TCPTimeWait || f.State == TCPClosed) {
-			return hit, false
+			return None, false
 		}
-		var r Reason
 		if r, quiet = conn.advance(dir, &g); r != None {
-			return f.hit(ref, dir, r), true
+			return r, true
 		}
 		state = conn.state()
 	case dir == 1:
@@ -239,7 +250,7 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 	}
 	if admit != nil {
 		if r := admit(); r != None {
-			return f.hit(ref, dir, r), true
+			return r, true
 		}
 	}
 	f.tcp, f.State = conn, state
@@ -247,10 +258,7 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 	if !quiet {
 		t.touch(i, now)
 	}
-	if p.Fragment && !known {
-		t.follow(p, ref, dir, from, now)
-	}
-	return f.hit(ref, dir, None), true
+	return None, true
 }
 
 // Create makes the flow of a packet that the policy has admitted, on its way between two sides. Where the flow has come to be in
@@ -314,6 +322,14 @@ func (p *Packet) opens() Reason {
 		return NoFlow
 	}
 	return None
+}
+
+// dir is the direction of a packet: 0 for that of who opened the flow, 1 back. reversed is what Packet.FlowKey says of it.
+func (f *Flow) dir(reversed bool) int {
+	if reversed != f.Reversed {
+		return 1
+	}
+	return 0
 }
 
 // side is where packets of a direction come from.

@@ -18,20 +18,20 @@ func (p *Packet) Plain() bool {
 	return p.IsIPv4() && p.L4 == EthernetLen+IPv4Len || p.IsIPv6() && p.L4 == EthernetLen+IPv6Len
 }
 
-// Hit is Decide for a plain packet of a flow of a guest's that the forwarder remembers the way of, see Remember: None of its
-// generation means that it is to be decided anew, by Decide, and nothing has been counted. So it is for all that Decide would refuse, and where
-// passable says no.
+// Hit is Decide for a plain packet between a guest and the uplink or dom0, whose flow remembers its way (see Remember) by that generation. ok is
+// false where it does not, where passable says no of the way, and where Decide would refuse the packet: Decide is to be asked then, and nothing has
+// been counted.
 //
 // It allocates nothing, and takes one lock, which other flows of the same guest share.
-func (e *Engine) Hit(p *Packet, g *Guest, from Side, generation uint32, now time.Duration, passable func(NextHop) bool) (NextHop, bool) {
+func (e *Engine) Hit(p *Packet, g *Guest, from Side, generation uint32, now time.Duration, passable func(NextHop) bool) (next NextHop, ok bool) {
 	key, reversed, ok := p.FlowKey()
 	if !ok {
-		return NextHop{}, false
+		return next, false
 	}
 	ge := &e.guests[g.ID]
-	t, dir := ge.table, Ingress
+	t, way := ge.table, Ingress
 	if from == SideGuest+Side(g.ID) {
-		dir = Egress
+		way = Egress
 	}
 	hash := uint32(maphash.Comparable(t.seed, key))
 	t.mu.Lock()
@@ -39,38 +39,16 @@ func (e *Engine) Hit(p *Packet, g *Guest, from Side, generation uint32, now time
 	now = t.clock(now)
 	i := t.find(&key, hash)
 	if i == 0 {
-		return NextHop{}, false
+		return next, false
 	}
 	f := t.at(i)
-	d := 0
-	if reversed != f.Reversed {
-		d = 1
+	dir := f.dir(reversed)
+	next = f.next[dir]
+	if f.Generation != generation || next == (NextHop{}) || from != f.side(dir) || f.expired(now) || !passable(next) {
+		return next, false
 	}
-	next := f.next[d]
-	if f.Generation != generation || next == (NextHop{}) || from != f.side(d) || f.expired(now) || !passable(next) {
-		return NextHop{}, false
-	}
-	conn, state, quiet := f.tcp, f.State, false
-	if key.Proto == ProtoTCP {
-		s, ok := p.segment()
-		if !ok || s.opens() && (f.State == TCPTimeWait || f.State == TCPClosed) {
-			return NextHop{}, false
-		}
-		var r Reason
-		if r, quiet = conn.advance(d, &s); r != None {
-			return NextHop{}, false
-		}
-		state = conn.state()
-	}
-	if ge.meter.Admit(p, dir, false, now) != None {
-		return NextHop{}, false
-	}
-	f.tcp, f.State = conn, state
-	f.count(d, p)
-	if !quiet {
-		t.touch(i, now)
-	}
-	return next, true
+	r, ok := t.accept(p, i, dir, now, func() Reason { return ge.meter.Admit(p, way, false, now) })
+	return next, ok && r == None
 }
 
 // Remember notes where the direction of a flow that a packet was admitted by goes, for Hit. The generation is not 0. It does so for flows between a

@@ -44,11 +44,11 @@ func BenchmarkHit(b *testing.B) {
 						remember(b, e, out, End{ZoneGuest, g}, End{Zone: ZoneUplink})
 						remember(b, e, back, End{Zone: ZoneUplink}, End{ZoneGuest, g})
 					}
-					if p := out; thread*c.split == 1 {
-						packets[thread] = append(packets[thread], back)
-					} else {
-						packets[thread] = append(packets[thread], p)
+					p := out
+					if thread*c.split == 1 {
+						p = back
 					}
+					packets[thread] = append(packets[thread], p)
 				}
 			}
 			b.ReportAllocs()

@@ -39,10 +39,7 @@ func (t *FlowTable) related(p *Packet, from, to Side, now time.Duration) (hit Fl
 		return hit, false
 	}
 	f := t.at(i)
-	dir := 0 // of the quoted packet
-	if reversed != f.Reversed {
-		dir = 1
-	}
+	dir := f.dir(reversed) // of the quoted packet
 	if from != f.side(1-dir) || !f.leads(1-dir, to) || f.Packets[dir] == 0 {
 		return hit, false
 	}

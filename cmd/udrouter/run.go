@@ -45,10 +45,11 @@ func runCommand() *cobra.Command {
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)
 			}
-			if profile == "" {
-				return route(c.Context(), cfg, state, workers, log)
+			run := func() error { return route(c.Context(), cfg, state, workers, log) }
+			if profile != "" {
+				return profiled(profile, run)
 			}
-			return profiled(profile, func() error { return route(c.Context(), cfg, state, workers, log) })
+			return run()
 		},
 	}
 	configFlag(c, &file)
