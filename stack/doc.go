@@ -2,6 +2,7 @@
 // that imports gVisor.
 //
 //	frame.go link.go       a frame with its virtio_net_hdr; what a link and its queues promise
+//	queue_linux.go         what all queues have
 //	tuntap_linux.go        the guests' TAP and dom0's TUN; tunqueue_linux.go and ring_linux.go move their frames
 //	uplink_linux.go        AF_PACKET on the uplink, with filter.go in the kernel before it; packetqueue_linux.go moves its frames
 //	wait_linux.go          what a worker waits with

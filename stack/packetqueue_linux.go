@@ -2,7 +2,6 @@ package stack
 
 import (
 	"errors"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -13,40 +12,10 @@ import (
 
 // packetQueue is one AF_PACKET socket of an Uplink. It implements Queue.
 type packetQueue struct {
+	queue // without a descriptor before an interface that was down has come up, too
 	u     *Uplink
-	waker *Waker
 
-	mu sync.RWMutex // held for reading while fd is used, for writing while it is replaced
-	fd int          // -1 after Close, and before an interface that was down has come up
-
-	// Of the goroutine that receives.
-	load   load
-	failed bool // the last call had an error that may come again at once
-	rx, tx *mmsgs
-}
-
-// attach replaces the descriptor; -1 for none. The queue closes the old one.
-func (q *packetQueue) attach(fd int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.fd >= 0 {
-		unix.Close(q.fd)
-	}
-	q.fd = fd
-	q.waker.Wake()
-}
-
-// Waker implements Queue.
-func (q *packetQueue) Waker() *Waker { return q.waker }
-
-// Input implements Queue.
-func (q *packetQueue) Input() int {
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	if q.failed {
-		return -1
-	}
-	return q.fd
+	rx, tx *mmsgs // of the goroutine that receives
 }
 
 // Receive implements Queue.

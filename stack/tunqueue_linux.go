@@ -2,7 +2,6 @@ package stack
 
 import (
 	"errors"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -14,30 +13,12 @@ import (
 // Its calls never wait, so they are made without telling Go's scheduler, which would else give the processor away for each that takes longer
 // than some microseconds, and want it back.
 type tunQueue struct {
-	t     *TunTap
-	waker *Waker
-
-	mu      sync.RWMutex // held for reading while fd is used, for writing while it is replaced
-	fd      int          // -1: the device is gone
-	opening int          // how often it was replaced, since numbers of descriptors come again
+	queue
+	t *TunTap
 
 	// Of the goroutine that receives.
-	load   load
-	failed bool  // the last call had an error that may come again at once
 	ring   *ring // nil: not made yet, or there is none
 	noRing bool
-}
-
-// attach replaces the descriptor; -1 for none. The queue closes the old one.
-func (q *tunQueue) attach(fd int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.fd >= 0 {
-		unix.Close(q.fd)
-	}
-	q.fd = fd
-	q.opening++
-	q.waker.Wake()
 }
 
 func (q *tunQueue) attached() bool {
@@ -55,19 +36,6 @@ func (q *tunQueue) still(opening int) bool {
 
 // errDetached says that there is no descriptor.
 var errDetached = errors.New("no device")
-
-// Waker implements Queue.
-func (q *tunQueue) Waker() *Waker { return q.waker }
-
-// Input implements Queue.
-func (q *tunQueue) Input() int {
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	if q.failed {
-		return -1
-	}
-	return q.fd
-}
 
 // Receive implements Queue.
 func (q *tunQueue) Receive(batch []*Frame) (int, error) {

@@ -55,11 +55,11 @@ func openTunTap(name string, mtu, queues int, tun bool) (*TunTap, error) {
 		t.packet = ipStart
 	}
 	for range max(queues, 1) {
-		w, err := NewWaker()
-		if err != nil {
+		q := &tunQueue{t: t}
+		if err := q.init(); err != nil {
 			return nil, err
 		}
-		t.queues = append(t.queues, &tunQueue{t: t, waker: w, fd: -1})
+		t.queues = append(t.queues, q)
 	}
 	attached, err := t.open()
 	if err != nil {
@@ -70,12 +70,7 @@ func openTunTap(name string, mtu, queues int, tun bool) (*TunTap, error) {
 }
 
 // Queues implements Link.
-func (t *TunTap) Queues() (list []Queue) {
-	for _, q := range t.queues {
-		list = append(list, q)
-	}
-	return list
-}
+func (t *TunTap) Queues() []Queue { return listed(t.queues) }
 
 // Name is the device's name.
 func (t *TunTap) Name() string { return t.name }

@@ -46,11 +46,11 @@ func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
 	u := &Uplink{name: name, filter: filter}
 	u.tx.New = func() any { return newMmsgs(false) }
 	for range max(queues, 1) {
-		w, err := NewWaker()
-		if err != nil {
+		q := &packetQueue{u: u, rx: newMmsgs(true), tx: newMmsgs(false)}
+		if err := q.init(); err != nil {
 			return nil, err
 		}
-		u.queues = append(u.queues, &packetQueue{u: u, waker: w, fd: -1, rx: newMmsgs(true), tx: newMmsgs(false)})
+		u.queues = append(u.queues, q)
 	}
 	if _, err := u.open(); errors.Is(err, errNotUp) {
 		u.gone.Store(true)
@@ -217,12 +217,7 @@ func (u *Uplink) Rebind() {
 func (u *Uplink) Name() string { return u.name }
 
 // Queues implements Link.
-func (u *Uplink) Queues() (list []Queue) {
-	for _, q := range u.queues {
-		list = append(list, q)
-	}
-	return list
-}
+func (u *Uplink) Queues() []Queue { return listed(u.queues) }
 
 // Write implements Link.
 func (u *Uplink) Write(batch []*Frame) {
