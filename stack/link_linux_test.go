@@ -342,10 +342,9 @@ func TestDropReasons(t *testing.T) {
 	}
 }
 
-// A super-packet of a kind that no virtio_net_hdr expresses costs itself, is counted, and what follows is read. UFO is one: it may
-// be written to a TAP, and not be read by an AF_PACKET socket.
-func TestUplinkInexpressibleGSO(t *testing.T) {
-	enterNS(t)
+// tapUplink makes eth0 a TAP, and returns its far end: what is written there may have any metadata.
+func tapUplink(t *testing.T) int {
+	t.Helper()
 	check(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, Mode: netlink.TUNTAP_MODE_TAP}))
 	fd, err := attach("eth0", false)
 	check(t, err)
@@ -354,11 +353,19 @@ func TestUplinkInexpressibleGSO(t *testing.T) {
 	link := mustLink(t, "eth0")
 	check(t, netlink.LinkSetHardwareAddr(link, nearMAC[:]))
 	check(t, netlink.LinkSetUp(link))
+	return fd
+}
+
+// A super-packet of a kind that no virtio_net_hdr expresses costs itself, is counted, and what follows is read. UFO is one: it may
+// be written to a TAP, and not be read by an AF_PACKET socket.
+func TestUplinkInexpressibleGSO(t *testing.T) {
+	enterNS(t)
+	fd := tapUplink(t)
 	u := openUplink(t)
 	f := NewFrame(4000)
 	f.Set(udp4(nearMAC, farMAC, 10, 3000))
 	f.Offload = policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOUDP, HdrLen: 42, GSOSize: 1000, CsumStart: 34, CsumOffset: 6}
-	_, err = unix.Write(fd, f.transmit(ethStart))
+	_, err := unix.Write(fd, f.transmit(ethStart))
 	check(t, err)
 	f.Set(udp4(nearMAC, farMAC, 10, 7))
 	_, err = unix.Write(fd, f.transmit(ethStart))

@@ -354,13 +354,7 @@ func testWorker(t *testing.T, a, b Queue, passed *atomic.Int64) {
 // An error of what was received costs nothing of what is sent next: the kernel tells of it at whichever call comes first.
 func TestUplinkErrorOfTheOtherDirection(t *testing.T) {
 	enterNS(t)
-	check(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, Mode: netlink.TUNTAP_MODE_TAP}))
-	fd, err := attach("eth0", false)
-	check(t, err)
-	t.Cleanup(func() { unix.Close(fd) })
-	quiet(t, "eth0")
-	check(t, netlink.LinkSetHardwareAddr(mustLink(t, "eth0"), nearMAC[:]))
-	check(t, netlink.LinkSetUp(mustLink(t, "eth0")))
+	fd := tapUplink(t)
 	u := openUplink(t)
 	f := NewFrame(4000)
 	for _, super := range []bool{false, true} { // the second is of a kind that no virtio_net_hdr expresses
@@ -368,7 +362,7 @@ func TestUplinkErrorOfTheOtherDirection(t *testing.T) {
 		if super {
 			f.Offload = policy.Offload{Flags: policy.NeedsCsum, GSOType: policy.GSOUDP, HdrLen: 42, GSOSize: 1000, CsumStart: 34, CsumOffset: 6}
 		}
-		_, err = unix.Write(fd, f.transmit(ethStart))
+		_, err := unix.Write(fd, f.transmit(ethStart))
 		check(t, err)
 	}
 	if got := read(t, u); len(got) != 1 {
