@@ -49,7 +49,7 @@ func (w *worker) toGuest(f *stack.Frame, p *policy.Packet, from, to *policy.Gues
 	if !w.admit(p, from, toGuest.end(to)) {
 		return
 	}
-	w.send(f, p, from, hop{side: stack.Guests, dst: to.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: to, next: guestHop(to)})
+	w.send(f, p, from, w.hopToGuest(to))
 }
 
 func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
@@ -67,8 +67,8 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 		w.drop(from, policy.NoNeighbour)
 		return
 	}
-	h := hop{side: stack.UplinkSide, src: w.world.UplinkMAC, mtu: w.world.kernel.Uplink.MTU, next: neighbourHop(n)}
-	if h.dst, ok = n.mac(); ok {
+	h, ok := w.hopToUplink(n)
+	if ok {
 		w.send(f, p, from, h)
 		return
 	}
@@ -84,7 +84,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 // toHost passes what the guest's egress rules and the host policy admit, and what answers dom0.
 func (w *worker) toHost(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 	if w.admit(p, from, toHost.end(nil)) {
-		w.send(f, p, from, hop{side: stack.Host, mtu: w.world.guestMTU, next: policy.NextHop{nextHost}})
+		w.send(f, p, from, w.hopToHost())
 	}
 }
 

@@ -16,20 +16,26 @@ const (
 	nextHost
 )
 
-func guestHop(g *policy.Guest) (h policy.NextHop) {
-	h[0] = nextGuest
-	binary.NativeEndian.PutUint32(h[4:], uint32(g.ID))
+func (w *worker) hopToGuest(g *policy.Guest) hop {
+	h := hop{side: stack.Guests, dst: g.MAC, src: w.world.RouterMAC, mtu: w.world.guestMTU, guest: g, next: policy.NextHop{nextGuest}}
+	binary.NativeEndian.PutUint32(h.next[4:], uint32(g.ID))
 	return h
 }
 
-// neighbourHop is zero, which nobody remembers, where the neighbour has no slot.
-func neighbourHop(n *neighbour) (h policy.NextHop) {
+// hopToUplink has no dst where the neighbour's MAC is not known, which ok tells. A neighbour without a slot is not remembered.
+func (w *worker) hopToUplink(n *neighbour) (h hop, ok bool) {
+	h = hop{side: stack.UplinkSide, src: w.world.UplinkMAC, mtu: w.world.kernel.Uplink.MTU}
 	if n.slot >= 0 {
-		h[0] = nextUplink
-		binary.NativeEndian.PutUint16(h[2:], uint16(n.slot))
-		binary.NativeEndian.PutUint32(h[4:], n.serial)
+		h.next[0] = nextUplink
+		binary.NativeEndian.PutUint16(h.next[2:], uint16(n.slot))
+		binary.NativeEndian.PutUint32(h.next[4:], n.serial)
 	}
-	return h
+	h.dst, ok = n.mac()
+	return h, ok
+}
+
+func (w *worker) hopToHost() hop {
+	return hop{side: stack.Host, mtu: w.world.guestMTU, next: policy.NextHop{nextHost}}
 }
 
 // hit forwards a packet whose flow remembers its way. What it does not forward has left no trace, and goes the long way: guards, rules, lookups.
@@ -71,24 +77,19 @@ func (w *worker) hit(f *stack.Frame, p *policy.Packet) bool {
 }
 
 // locate turns what a flow remembers into a hop, in w.way. It is false where the packet cannot go there now.
-func (w *worker) locate(next policy.NextHop) bool {
-	wd := w.world
+func (w *worker) locate(next policy.NextHop) (ok bool) {
 	switch next[0] {
 	case nextGuest:
-		g := wd.Guests[binary.NativeEndian.Uint32(next[4:])]
-		w.way = hop{side: stack.Guests, dst: g.MAC, src: wd.RouterMAC, guest: g}
+		w.way = w.hopToGuest(w.world.Guests[binary.NativeEndian.Uint32(next[4:])])
 	case nextUplink:
 		n := w.neighbours.slots[binary.NativeEndian.Uint16(next[2:])].Load()
 		if n == nil || n.serial != binary.NativeEndian.Uint32(next[4:]) {
 			return false
 		}
-		mac, ok := n.mac()
-		if !ok {
-			return false
-		}
-		w.way = hop{side: stack.UplinkSide, dst: mac, src: wd.UplinkMAC}
+		w.way, ok = w.hopToUplink(n)
+		return ok
 	default:
-		w.way = hop{side: stack.Host}
+		w.way = w.hopToHost()
 	}
 	return true
 }
