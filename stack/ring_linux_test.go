@@ -189,6 +189,38 @@ func TestMoreFramesThanEntries(t *testing.T) {
 	}
 }
 
+// Once a batch has nearly its bytes, room for one more large frame is room for many small ones, which come one a call then: the last of them as well.
+func TestSmallFramesBehindLargeOnes(t *testing.T) {
+	enterNS(t)
+	const large = 60000
+	tap, err := OpenTAP("udr0", 65000, 1)
+	check(t, err)
+	t.Cleanup(func() { check(t, tap.Close()) })
+	quiet(t, "udr0")
+	check(t, netlink.LinkSetUp(mustLink(t, "udr0")))
+	near := packetSocket(t, "udr0", false)
+	putLarge := func(n int) {
+		for range n {
+			_, err := unix.Write(near, udp4(farMAC, nearMAC, 10, large))
+			check(t, err)
+		}
+	}
+	batch := NewBatch(batchLen)
+	putLarge(1)
+	if n, err := wait(tap, batch); n != 1 || err != nil {
+		t.Fatalf("%d frames, %v", n, err)
+	}
+	putLarge(BatchBytes / large)
+	put(t, near, 0, batchLen)
+	for want := BatchBytes/large + batchLen; want > 0; {
+		n, err := wait(tap, batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want -= n
+	}
+}
+
 // Each frame that a TAP does not take is counted, and those behind it are written.
 func TestWriteErrors(t *testing.T) {
 	for _, without := range []bool{false, true} {

@@ -75,7 +75,7 @@ func (q *tunQueue) receive(batch []*Frame) (n, bytes, opening int, err error) {
 	}
 	// One read more than there were frames the last time, then more at once, as long as all of them find one: a read that finds none
 	// costs a little, a call more costs most.
-	for ask := max(q.load.frames+1, 2); n < len(batch) && bytes < BatchBytes && err == nil; ask *= 4 {
+	for ask := max(q.load.frames+1, 2); n < len(batch) && bytes < BatchBytes && err == nil; ask = min(4*ask, batchLen) {
 		frames := batch[n:][:q.load.ask(min(ask, len(batch)-n, batchLen), bytes)]
 		var got, size int
 		if r := q.theRing(); r == nil || len(frames) == 1 {
