@@ -85,6 +85,7 @@ type Lab struct {
 	opts  Options
 	gwLAN []netip.Prefix // the upstream router's addresses toward dom0
 	dir   string
+	undo  []func() error // what the kernel's router has changed
 
 	mu    sync.Mutex
 	procs []*Proc

@@ -28,7 +28,7 @@ type KernelOptions struct {
 // KernelRouter makes dom0's kernel the router, as the reference set-up does: forwarding, proxy NDP
 // (and ARP) for each guest's address, and the gateways' addresses on the bridge, where the
 // reference had a dummy0 beside it. Without options it has no policy and binds nothing. It is the
-// peer that udrouter is compared with; there is no way back but Close.
+// peer that udrouter is compared with. NoKernelRouter undoes it.
 func (l *Lab) KernelRouter(o KernelOptions) error {
 	if err := l.kernelRouter(o); err != nil {
 		return fmt.Errorf("making the kernel the router: %w", err)
@@ -36,8 +36,47 @@ func (l *Lab) KernelRouter(o KernelOptions) error {
 	return nil
 }
 
+// NoKernelRouter puts dom0 back, in the opposite order; its ports' isolation stays.
+func (l *Lab) NoKernelRouter() error {
+	for n := len(l.undo); n > 0; n = len(l.undo) {
+		if err := l.undo[n-1](); err != nil {
+			return fmt.Errorf("undoing the kernel's router: %w", err)
+		}
+		l.undo = l.undo[:n-1]
+	}
+	return nil
+}
+
+// forNow does something that NoKernelRouter undoes.
+func (l *Lab) forNow(do, undo func() error) error {
+	if err := do(); err != nil {
+		return err
+	}
+	l.undo = append(l.undo, undo)
+	return nil
+}
+
+// setForNow is SetSysctl of dom0 for now.
+func (l *Lab) setForNow(key, value string) error {
+	was, err := l.Dom0.Sysctl(key)
+	if err != nil {
+		return err
+	}
+	return l.forNow(func() error { return l.Dom0.SetSysctl(key, value) }, func() error { return l.Dom0.SetSysctl(key, was) })
+}
+
+// routeForNow is AddRoute of dom0 for now.
+func (l *Lab) routeForNow(link string, r Route) error {
+	return l.forNow(func() error { return l.Dom0.AddRoute(link, r) }, func() error { return l.Dom0.DelRoute(link, r.Dst) })
+}
+
+// proxyForNow is addProxy of dom0 for now.
+func (l *Lab) proxyForNow(link string, a netip.Addr) error {
+	return l.forNow(func() error { return l.Dom0.addProxy(link, a) }, func() error { return l.Dom0.delProxy(link, a) })
+}
+
 func (l *Lab) kernelRouter(o KernelOptions) error {
-	dom0, uplink, bridge := l.Dom0, l.Dom0.Link, l.Config.Bridge.Name
+	uplink, bridge := l.Dom0.Link, l.Config.Bridge.Name
 	for _, s := range [][2]string{
 		{"net.ipv4.ip_forward", "1"},
 		{"net.ipv6.conf.all.forwarding", "1"},
@@ -50,7 +89,7 @@ func (l *Lab) kernelRouter(o KernelOptions) error {
 		{"net.ipv4.icmp_ratelimit", "0"},
 		{"net.ipv6.icmp.ratelimit", "0"},
 	} {
-		if err := dom0.SetSysctl(s[0], s[1]); err != nil {
+		if err := l.setForNow(s[0], s[1]); err != nil {
 			return err
 		}
 	}
@@ -66,12 +105,12 @@ func (l *Lab) kernelRouter(o KernelOptions) error {
 				continue
 			}
 			if n.Upstream == config.Proxied {
-				if err := dom0.addProxy(uplink, a.Addr()); err != nil {
+				if err := l.proxyForNow(uplink, a.Addr()); err != nil {
 					return err
 				}
 			}
 			if o.Isolate {
-				if err := dom0.addProxy(bridge, a.Addr()); err != nil {
+				if err := l.proxyForNow(bridge, a.Addr()); err != nil {
 					return err
 				}
 			}
@@ -103,30 +142,40 @@ func (l *Lab) kernelNetwork(n config.Network) error {
 		}
 		for _, gw := range []netip.Addr{l.plan.gw4.Addr(), l.plan.gw6.Addr()} {
 			if n.Prefix.Contains(gw) {
-				if err := dom0.AddRoute(uplink, Route{Dst: host(gw)}); err != nil {
+				if err := l.routeForNow(uplink, Route{Dst: host(gw)}); err != nil {
 					return err
 				}
 			}
 		}
-		if err := dom0.DelRoute(uplink, n.Prefix); err != nil {
+		err := l.forNow(func() error { return dom0.DelRoute(uplink, n.Prefix) }, func() error { return dom0.AddRoute(uplink, connected(own)) })
+		if err != nil {
 			return err
 		}
 		// Guests take dom0's address to be on their link, where NDP does not answer for the uplink's.
-		if err := dom0.addProxy(l.Config.Bridge.Name, own.Addr()); err != nil {
+		if err := l.proxyForNow(l.Config.Bridge.Name, own.Addr()); err != nil {
 			return err
 		}
 	}
 	if !n.Gateway.IsValid() {
-		return dom0.AddRoute(l.Config.Bridge.Name, Route{Dst: n.Prefix})
+		return l.routeForNow(l.Config.Bridge.Name, Route{Dst: n.Prefix})
 	}
 	bits := n.Prefix.Bits()
 	if n.Gateway.IsLinkLocalUnicast() {
-		if err := dom0.AddRoute(l.Config.Bridge.Name, Route{Dst: n.Prefix}); err != nil {
+		if err := l.routeForNow(l.Config.Bridge.Name, Route{Dst: n.Prefix}); err != nil {
 			return err
 		}
 		bits = 64
 	}
-	return dom0.AddAddr(l.Config.Bridge.Name, netip.PrefixFrom(n.Gateway, bits))
+	bridge, gateway := l.Config.Bridge.Name, netip.PrefixFrom(n.Gateway, bits)
+	return l.forNow(func() error { return dom0.AddAddr(bridge, gateway) }, func() error { return dom0.DelAddr(bridge, gateway) })
+}
+
+// connected is the route that the kernel makes of its own address.
+func connected(own netip.Prefix) Route {
+	if own.Addr().Is6() {
+		return Route{Dst: own.Masked(), Metric: 256}
+	}
+	return Route{Dst: own.Masked(), Source: own.Addr()}
 }
 
 // isolate keeps guests apart on the bridge and has the kernel forward between them.
@@ -137,7 +186,7 @@ func (l *Lab) isolate() error {
 		{"net.ipv4.conf." + sysctlName(bridge) + ".send_redirects", "0"},
 		{"net.ipv4.conf.all.send_redirects", "0"},
 	} {
-		if err := dom0.SetSysctl(s[0], s[1]); err != nil {
+		if err := l.setForNow(s[0], s[1]); err != nil {
 			return err
 		}
 	}

@@ -65,10 +65,7 @@ func (l *Lab) bindByKernel() error {
 		}
 	}
 	add(forward, nil, accept) // what came back from every chain that concerns it
-	if err := errors.Join(failed, conn.Flush()); err != nil {
-		return fmt.Errorf("loading nftables: %w", err)
-	}
-	return nil
+	return l.loadForNow(func() error { return errors.Join(failed, conn.Flush()) }, conn, bridge, inet)
 }
 
 // rulesAtOnce is how many rules are loaded together: the kernel acknowledges each, and a socket's buffer holds so many answers.
@@ -95,10 +92,22 @@ func (l *Lab) protectByKernel() error {
 	} {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: append(r, accept)})
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("loading nftables: %w", err)
-	}
-	return nil
+	return l.loadForNow(conn.Flush, conn, table)
+}
+
+// loadForNow loads tables that NoKernelRouter deletes.
+func (l *Lab) loadForNow(load func() error, conn *nftables.Conn, tables ...*nftables.Table) error {
+	return l.forNow(func() error {
+		if err := load(); err != nil {
+			return fmt.Errorf("loading nftables: %w", err)
+		}
+		return nil
+	}, func() error {
+		for _, t := range tables {
+			conn.DelTable(t)
+		}
+		return conn.Flush()
+	})
 }
 
 // bindPort admits on a guest's port what the guest may be.

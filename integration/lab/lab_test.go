@@ -388,3 +388,34 @@ func TestNothingIsLeft(t *testing.T) {
 		})
 	}
 }
+
+// What makes the kernel the router can be undone.
+func TestNoKernelRouter(t *testing.T) {
+	for _, c := range shapes {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			l := build(t, c.cfg(), Options{})
+			before, err := l.Dom0State()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.KernelRouter(KernelOptions{Protect: true, Bind: true}); err != nil {
+				t.Fatal(err)
+			}
+			with, err := l.Dom0State()
+			if err != nil || len(DiffState(before, with)) == 0 {
+				t.Fatalf("nothing has changed, or %v", err)
+			}
+			if err := l.NoKernelRouter(); err != nil {
+				t.Fatal(err)
+			}
+			after, err := l.Dom0State()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range DiffState(before, after) {
+				t.Error(d)
+			}
+		})
+	}
+}

@@ -186,6 +186,7 @@ type Route struct {
 	Via    netip.Addr // zero: Dst is on the link itself
 	Source netip.Addr // what the namespace's own packets are sent from; zero: the kernel's choice
 	OnLink bool       // Via is on the link whatever the addresses say
+	Metric int        // 0: the kernel's default
 }
 
 // AddRoute adds a route out of a link, or replaces the one that has its prefix.
@@ -204,7 +205,7 @@ func (n *NS) DelRoute(link string, dst netip.Prefix) error {
 }
 
 func (r Route) netlink(l netlink.Link) *netlink.Route {
-	nr := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(r.Dst)}
+	nr := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(r.Dst), Priority: r.Metric}
 	if r.Via.IsValid() {
 		nr.Gw = r.Via.AsSlice()
 	} else if r.Dst.Addr().Is4() {
@@ -221,14 +222,21 @@ func (r Route) netlink(l netlink.Link) *netlink.Route {
 
 // addProxy has the kernel answer ARP or NDP for one address on a link, as "ip neigh add proxy" does.
 func (n *NS) addProxy(link string, a netip.Addr) error {
-	return n.onLink("proxying "+a.String()+" on", link, func(h *netlink.Handle, l netlink.Link) error {
-		return h.NeighSet(&netlink.Neigh{
-			LinkIndex: l.Attrs().Index,
-			Family:    family(a),
-			Flags:     netlink.NTF_PROXY,
-			IP:        a.AsSlice(),
-		})
+	return n.onLink("proxying "+a.String()+" on", link, func(h *netlink.Handle, l netlink.Link) error { return h.NeighSet(proxyEntry(l, a)) })
+}
+
+// delProxy undoes addProxy; it may be undone already.
+func (n *NS) delProxy(link string, a netip.Addr) error {
+	return n.onLink("no longer proxying "+a.String()+" on", link, func(h *netlink.Handle, l netlink.Link) error {
+		if err := h.NeighDel(proxyEntry(l, a)); !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		return nil
 	})
+}
+
+func proxyEntry(l netlink.Link, a netip.Addr) *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: l.Attrs().Index, Family: family(a), Flags: netlink.NTF_PROXY, IP: a.AsSlice()}
 }
 
 // AddNeighbour tells the kernel where an address is, for good.
