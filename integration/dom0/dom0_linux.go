@@ -256,6 +256,9 @@ func (d *Dom0) Update(spec Spec) error {
 	d.spec = next
 	d.conflicts = nil
 	_, err := d.sync()
+	if err != nil {
+		d.wake()
+	}
 	return explain(err)
 }
 
