@@ -19,7 +19,11 @@ type Guest struct {
 	// Pinned tells that Addrs lists a link-local address, so that no other one may be used.
 	Pinned bool
 
-	Counters GuestCounters
+	// Side is where its packets come from and go to, as flows know it: for as long as the guest is one, however the bindings change. NewBindings
+	// gives one to who has none.
+	Side Side
+
+	Counters *GuestCounters // who has none gets them from NewBindings
 }
 
 // GuestCounters count from the guest's side: Rx is what the guest has been sent, Tx what it sent. A GSO frame counts once.
@@ -68,6 +72,12 @@ func NewBindings(networks []*Network, guests []*Guest) (*Bindings, error) {
 	}
 	for i, g := range guests {
 		g.ID = i
+		if g.Side == 0 {
+			g.Side = SideGuest + Side(i)
+		}
+		if g.Counters == nil {
+			g.Counters = new(GuestCounters)
+		}
 		if other, ok := b.byMAC[g.MAC]; ok {
 			return nil, fmt.Errorf("guests %q and %q share the MAC %v", other.Name, g.Name, g.MAC)
 		}

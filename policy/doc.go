@@ -6,6 +6,7 @@
 //	binding.go        whose it is: the table of guests
 //	guard.go dhcp.go  what a guest may never send, and what never comes from the uplink
 //	engine.go         state, rules of both ends and limits, one after the other, make a verdict
+//	takeover.go       another policy after the one before: which flows live on
 //	flow.go           what belongs together: the key, the entry, and looking it up
 //	tcp.go            which segments a TCP connection can send
 //	fragment.go       later fragments follow their first

@@ -12,12 +12,13 @@ type End struct {
 	Guest *Guest
 }
 
-func (e End) side() Side {
+// Side is the end as flows know it.
+func (e End) Side() Side {
 	switch e.Zone {
 	case ZoneHost:
 		return SideHost
 	case ZoneGuest:
-		return SideGuest + Side(e.Guest.ID)
+		return e.Guest.Side
 	}
 	return SideUplink
 }
@@ -64,12 +65,15 @@ type Engine struct {
 	host   chainEngine   // from guests to dom0; no matcher: there is no host block
 	chains []chainInfo
 	budget *FlowBudget
+	bySide map[Side]*Guest
 }
 
 type guestEngine struct {
 	guest           *Guest
 	shadow          bool
 	egress, ingress chainEngine
+	limits          Limits
+	flows           int // at most
 	meter           *Meter
 	table           *FlowTable
 }
@@ -89,7 +93,26 @@ type chainInfo struct {
 // guests have is compiled once; each has its own flows and limits. There are at most flows of all guests together, half of which are kept for the
 // guests in equal shares: none is without because others have many.
 func NewEngine(guests []GuestPolicy, host *Chain, flows int) (*Engine, error) {
-	e := &Engine{budget: NewFlowBudget(flows)}
+	e := &Engine{budget: NewFlowBudget(flows), bySide: map[Side]*Guest{}}
+	if err := e.compile(guests, host, nil); err != nil {
+		return nil, err
+	}
+	e.share(func(*guestEngine, int) bool { return true })
+	return e, nil
+}
+
+// share gives the guests their part of the budget, where change is true.
+func (e *Engine) share(change func(g *guestEngine, n int) bool) {
+	for i := range e.guests {
+		g := &e.guests[i]
+		if n := min(e.budget.Max()/(2*len(e.guests)), g.flows); change(g, n) {
+			g.table.Reserve(n)
+		}
+	}
+}
+
+// compile fills an engine; old is nil for the first one.
+func (e *Engine) compile(guests []GuestPolicy, host *Chain, old *Engine) error {
 	prefixes := map[string][]netip.Prefix{}
 	for _, g := range guests {
 		prefixes[g.Guest.Name] = g.Guest.Addrs
@@ -110,35 +133,64 @@ func NewEngine(guests []GuestPolicy, host *Chain, flows int) (*Engine, error) {
 	compiled := map[*Policy][2]chainEngine{}
 	for i, g := range guests {
 		if g.Guest.ID != i {
-			return nil, fmt.Errorf("guest %q is number %d, not %d", g.Guest.Name, g.Guest.ID, i)
+			return fmt.Errorf("guest %q is number %d, not %d", g.Guest.Name, g.Guest.ID, i)
+		}
+		if g.Guest.Side < SideGuest || e.bySide[g.Guest.Side] != nil {
+			return fmt.Errorf("guest %q has side %d, which is not its own", g.Guest.Name, g.Guest.Side)
 		}
 		c, ok := compiled[g.Policy]
 		if !ok {
 			for d, chain := range []Chain{g.Policy.Egress, g.Policy.Ingress} {
 				var err error
 				if c[d], err = compile(g.Policy.Name, []string{"egress", "ingress"}[d], chain); err != nil {
-					return nil, err
+					return err
 				}
 			}
 			compiled[g.Policy] = c
 		}
-		limit := g.Policy.Limits.Flows
-		if limit == 0 {
-			limit = DefaultFlows
+		ge := guestEngine{guest: g.Guest, shadow: g.Policy.Mode == Shadow, egress: c[Egress], ingress: c[Ingress], limits: g.Policy.Limits, flows: int(g.Policy.Limits.Flows)}
+		if ge.flows == 0 {
+			ge.flows = DefaultFlows
 		}
-		ge := guestEngine{guest: g.Guest, shadow: g.Policy.Mode == Shadow, egress: c[Egress], ingress: c[Ingress], meter: new(Meter), table: NewFlowTable(int(limit), e.budget)}
-		ge.meter.Set(g.Policy.Limits)
-		ge.table.Reserve(flows / (2 * len(guests)))
+		ge.state(e.budget, old.of(g.Guest.Side))
 		e.guests = append(e.guests, ge)
+		e.bySide[g.Guest.Side] = g.Guest
 	}
 	if host != nil {
 		var err error
 		if e.host, err = compile("host", "ingress", *host); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return e, nil
+	return nil
 }
+
+// of is what an engine, which may be nil, has of the guest of a side, or nil.
+func (e *Engine) of(s Side) *guestEngine {
+	if e == nil || e.bySide[s] == nil {
+		return nil
+	}
+	return &e.guests[e.bySide[s].ID]
+}
+
+// state gives a guest its flows and limits: those that it had, if any.
+func (g *guestEngine) state(budget *FlowBudget, old *guestEngine) {
+	if old != nil && old.limits == g.limits {
+		g.meter, g.table = old.meter, old.table
+		return
+	}
+	g.meter = new(Meter)
+	g.meter.Set(g.limits)
+	if old == nil {
+		g.table = NewFlowTable(g.flows, budget)
+		return
+	}
+	g.meter.follow(old.meter)
+	g.table = old.table
+}
+
+// Guest is the guest of a side, or nil.
+func (e *Engine) Guest(s Side) *Guest { return e.bySide[s] }
 
 // Flows is the table of a guest's flows; Budget bounds all of them.
 func (e *Engine) Flows(g *Guest) *FlowTable { return e.guests[g.ID].table }
@@ -213,9 +265,9 @@ func (e *Engine) state(v *Verdict, p *Packet, from, to End, now time.Duration, a
 		if owner == nil {
 			owner = g
 		}
-		hit, ok := g.table.LookupIf(p, from.side(), to.side(), now, admit)
+		hit, ok := g.table.LookupIf(p, from.Side(), to.Side(), now, admit)
 		if !ok && p.IsICMPError() && p.L4 != 0 {
-			hit, ok = g.table.related(p, from.side(), to.side(), now)
+			hit, ok = g.table.related(p, from.Side(), to.Side(), now)
 		}
 		if ok && (!known || hit.Reason == None) {
 			found, known = hit, true
@@ -241,7 +293,7 @@ func (e *Engine) overlaps(p *Packet, from, to End, now time.Duration) (bad bool)
 		return false
 	}
 	for _, end := range [2]End{from, to} {
-		bad = e.guests[end.Guest.ID].table.Overlaps(p, from.side(), now) || bad
+		bad = e.guests[end.Guest.ID].table.Overlaps(p, from.Side(), now) || bad
 	}
 	return bad
 }
@@ -270,7 +322,7 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 		unfit = Unrelated
 	case p.isEchoReply():
 		unfit = NoFlow
-	case !e.ask(v, p, from, to):
+	case !e.ask(v, p.Query(from.Zone, to.Zone), from, to):
 		return
 	default:
 		unfit = p.opens()
@@ -281,17 +333,11 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 		}
 		return
 	}
-	verdict := uint32(v.Rule)
-	switch v.Would {
-	case EgressPolicy:
-		verdict = uint32(v.WouldRule) | wouldEgress
-	case IngressPolicy:
-		verdict = uint32(v.WouldRule) | wouldIngress
-	}
+	verdict := v.ofFlow()
 	if !e.meter(v, p, from, to, owner, now) {
 		return
 	}
-	switch _, r := owner.table.Create(p, from.side(), to.side(), verdict, 0, now); r {
+	switch _, r := owner.table.Create(p, from.Side(), to.Side(), verdict, 0, now); r {
 	case None:
 	case FlowLimit:
 		v.refuse(owner, Drop, r, 0)
@@ -300,9 +346,19 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 	}
 }
 
+// ofFlow is the Verdict of a flow that rules have admitted.
+func (v *Verdict) ofFlow() uint32 {
+	switch v.Would {
+	case EgressPolicy:
+		return uint32(v.WouldRule) | wouldEgress
+	case IngressPolicy:
+		return uint32(v.WouldRule) | wouldIngress
+	}
+	return uint32(v.Rule)
+}
+
 // ask asks the rules of both ends.
-func (e *Engine) ask(v *Verdict, p *Packet, from, to End) bool {
-	q := p.Query(from.Zone, to.Zone)
+func (e *Engine) ask(v *Verdict, q Query, from, to End) bool {
 	if from.Guest != nil {
 		g := &e.guests[from.Guest.ID]
 		if a, id := g.egress.match(&q); a != Accept && !v.refuse(g, a, EgressPolicy, id) {

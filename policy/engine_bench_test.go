@@ -84,7 +84,7 @@ func newBenchRouter(b *testing.B, guests, flows int) *benchRouter {
 	var list []GuestPolicy
 	for g := range guests {
 		mac := MAC{0, 0x16, 0x3e, 0, byte(g >> 8), byte(g)}
-		list = append(list, GuestPolicy{&Guest{ID: g, Name: fmt.Sprint("g", g), MAC: mac, Addrs: []netip.Prefix{netip.PrefixFrom(nth(g+1), 32)}}, policy})
+		list = append(list, GuestPolicy{&Guest{ID: g, Side: SideGuest + Side(g), Name: fmt.Sprint("g", g), MAC: mac, Addrs: []netip.Prefix{netip.PrefixFrom(nth(g+1), 32)}}, policy})
 	}
 	r.way = newWay(b, []*Network{{Name: "v4", Prefix: netip.PrefixFrom(nth(0), 16)}}, list, flows)
 	before := heapAlloc()

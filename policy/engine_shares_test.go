@@ -13,7 +13,7 @@ func sharing(t *testing.T, guests, flows int, l Limits) (*Engine, []*Guest) {
 	var all []GuestPolicy
 	var list []*Guest
 	for i := range guests {
-		g := &Guest{ID: i, Name: string(rune('a' + i)), Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), 32)}}
+		g := &Guest{ID: i, Side: SideGuest + Side(i), Name: string(rune('a' + i)), Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), 32)}}
 		all, list = append(all, GuestPolicy{g, open}), append(list, g)
 	}
 	e, err := NewEngine(all, nil, flows)

@@ -53,7 +53,7 @@ func meeting(t testing.TB, from, to party, limits ...Limits) (e *Engine, a, b En
 		if p.zone != ZoneGuest {
 			return End{Zone: p.zone}
 		}
-		g := &Guest{ID: len(guests), Name: fmt.Sprint("guest ", len(guests)), Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}}
+		g := &Guest{ID: len(guests), Side: SideGuest + Side(len(guests)), Name: fmt.Sprint("guest ", len(guests)), Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}}
 		pol := &Policy{Name: g.Name, Egress: egress, Ingress: ingress}
 		if p.shadow {
 			pol.Mode = Shadow
@@ -353,7 +353,7 @@ func TestOpenedAgainFromTheOtherSide(t *testing.T) {
 	accepts := Chain{Default: Accept}
 	var guests []GuestPolicy
 	for i := range 2 {
-		guests = append(guests, GuestPolicy{&Guest{ID: i}, &Policy{Egress: accepts, Ingress: accepts}})
+		guests = append(guests, GuestPolicy{&Guest{ID: i, Side: SideGuest + Side(i)}, &Policy{Egress: accepts, Ingress: accepts}})
 	}
 	engine, err := NewEngine(guests, nil, 10)
 	if err != nil {

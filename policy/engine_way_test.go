@@ -107,7 +107,7 @@ func wayGuests() (guests []GuestPolicy) {
 	accept := Chain{Default: Accept}
 	ingress := Chain{Default: Drop, Rules: []Rule{{Action: Accept, Proto: ProtoUDP, Ports: []PortRange{{53, 53}}}}}
 	for i := range idleGuest + 1 {
-		g := &Guest{ID: int(i), Name: string('a' + rune(i)), MAC: MAC{0, 0x16, 0x3e, 0, 0, 1 + i}, Addrs: []netip.Prefix{
+		g := &Guest{ID: int(i), Side: SideGuest + Side(i), Name: string('a' + rune(i)), MAC: MAC{0, 0x16, 0x3e, 0, 0, 1 + i}, Addrs: []netip.Prefix{
 			netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, 10 + i}), 32), netip.PrefixFrom(wayAddr6(i), 128)}}
 		p := &Policy{Name: g.Name, Egress: accept, Ingress: ingress}
 		switch i {

@@ -116,6 +116,7 @@ type Flow struct {
 	Verdict    uint32 // the owner's: what admitted it
 	Generation uint32 // the owner's: of the policy that did
 	queue      queueID
+	epoch      uint8 // of the table's, in which it was admitted
 
 	used         time.Duration // when it was refreshed last
 	queued       time.Duration // and when it went to the end of its queue

@@ -30,6 +30,12 @@ func (b *FlowBudget) take(count, reserved int) bool {
 	return true
 }
 
+// reserve changes the share of a table that has so many flows.
+func (b *FlowBudget) reserve(count, from, to int) {
+	b.reserved.Add(int64(to - from))
+	b.shared.Add(int64(max(count-to, 0) - max(count-from, 0)))
+}
+
 // give takes back n places of a table that had so many flows.
 func (b *FlowBudget) give(n, count, reserved int) {
 	b.used.Add(int64(-n))

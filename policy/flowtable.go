@@ -47,6 +47,9 @@ type FlowTable struct {
 
 	queues    [queueCount]queue
 	datagrams *[MaxDatagrams]datagram
+
+	epoch  uint8            // see Ask
+	admits func(*Flow) bool // asked about flows of another epoch
 }
 
 // NewFlowTable makes a table for at most max flows, which take their place in total.
@@ -54,13 +57,31 @@ func NewFlowTable(max int, total *FlowBudget) *FlowTable {
 	return &FlowTable{seed: maphash.MakeSeed(), total: total, max: max}
 }
 
-// Reserve keeps n places of the budget for this table, or as many as it may have flows. Once, before there are any; all tables' shares together
-// must fit into the budget.
+// Reserve keeps n places of the budget for this table, or as many as it may have flows, instead of those that it had so far. All tables' shares
+// together must fit into the budget.
 func (t *FlowTable) Reserve(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.share = min(n, t.max)
-	t.total.reserved.Add(int64(t.share))
+	n = min(n, t.max)
+	t.total.reserve(t.count, t.share, n)
+	t.share = n
+}
+
+// Ask begins another epoch: from now on admits is asked about each flow that is there, when a packet comes for it or by Review, whichever is first. A
+// flow that it refuses ends; of one that it admits it may change the Verdict. It runs under the lock, as drop of DeleteIf. Not before Review is
+// through with the epoch before.
+func (t *FlowTable) Ask(admits func(*Flow) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.admits = admits
+	t.epoch++
+}
+
+// Review asks about flows as Ask says, n places from a position on, and returns the next position, as DeleteIf.
+func (t *FlowTable) Review(from uint32, n int) (next uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.eachOf(from, n, func(i uint32) { t.lives(i) })
 }
 
 // clock is now, but not before any time that was seen: goroutines read the clock before they wait for the lock.
@@ -76,10 +97,24 @@ func (t *FlowTable) get(r FlowRef) *Flow {
 	if r.serial == 0 || int(r.index) > t.used {
 		return nil
 	}
-	if f := t.at(r.index); f.serial == r.serial {
+	if f := t.at(r.index); f.serial == r.serial && t.lives(r.index) {
 		return f
 	}
 	return nil
+}
+
+// lives tells whether a flow is still admitted, and forgets one that is not. It asks once an epoch.
+func (t *FlowTable) lives(i uint32) bool {
+	f := t.at(i)
+	if f.epoch == t.epoch {
+		return true
+	}
+	if !t.admits(f) {
+		t.remove(i)
+		return false
+	}
+	f.epoch = t.epoch
+	return true
 }
 
 func (t *FlowTable) head(hash uint32) *uint32 {
@@ -98,6 +133,9 @@ func (t *FlowTable) find(key *FlowKey, hash uint32) uint32 {
 	for i := *t.head(hash); i != 0; {
 		f := t.at(i)
 		if f.hash == hash && f.Key == *key {
+			if !t.lives(i) {
+				return 0
+			}
 			return i
 		}
 		i = f.chain
@@ -132,7 +170,7 @@ func (t *FlowTable) insert(f *Flow, now time.Duration) (ref FlowRef, ok bool) {
 	head := t.head(f.hash)
 	p.serial, p.chain, *head = t.serial, *head, i
 	t.count++
-	p.used = now
+	p.used, p.epoch = now, t.epoch
 	t.enqueue(i, now)
 	return FlowRef{i, p.serial}, true
 }
@@ -339,20 +377,8 @@ func (t *FlowTable) Close() {
 	t.max, t.share, t.count, t.queues, t.datagrams = 0, 0, 0, [queueCount]queue{}, nil
 }
 
-// SetVerdict notes what another generation of the policy says of a flow that was found. It tells whether the flow is still
-// there, as SetNext and Delete do.
-func (t *FlowTable) SetVerdict(r FlowRef, verdict, generation uint32) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.get(r)
-	if f == nil {
-		return false
-	}
-	f.Verdict, f.Generation, f.next = verdict, generation, [2]NextHop{}
-	return true
-}
-
 // SetNext notes where a direction of a flow goes, as a generation of the owner's has it. What another one had of the other direction is forgotten.
+// It tells whether the flow is still there, as Delete does.
 func (t *FlowTable) SetNext(r FlowRef, reply bool, next NextHop, generation uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -388,12 +414,21 @@ func (t *FlowTable) Delete(r FlowRef) bool {
 func (t *FlowTable) DeleteIf(from uint32, n int, drop func(*Flow) bool) (next uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.eachOf(from, n, func(i uint32) {
+		if drop(t.at(i)) {
+			t.remove(i)
+		}
+	})
+}
+
+// eachOf calls f for the flows in n places from a position downward, and returns the next position, 0 when it is through. f may remove the flow.
+func (t *FlowTable) eachOf(from uint32, n int, f func(i uint32)) (next uint32) {
 	if from == 0 || int(from) > t.used {
 		from = uint32(t.used)
 	}
 	for ; n > 0 && from > 0 && t.count > 0; n-- {
-		if f := t.at(from); f.serial != 0 && drop(f) {
-			t.remove(from)
+		if t.at(from).serial != 0 {
+			f(from)
 		}
 		from--
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 )
@@ -337,6 +338,14 @@ func (l *LinkLocals) Owner(a netip.Addr) (MAC, bool) {
 	defer l.mu.Unlock()
 	m, ok := l.owner[a]
 	return m, ok
+}
+
+// Retain forgets what MACs use that nobody is bound to.
+func (l *LinkLocals) Retain(b *Bindings) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.owner, func(_ netip.Addr, m MAC) bool { return b.ByMAC(m) == nil })
+	maps.DeleteFunc(l.claims, func(m MAC, _ []netip.Addr) bool { return b.ByMAC(m) == nil })
 }
 
 func (l *LinkLocals) claim(g *Guest, a netip.Addr) bool {

@@ -30,7 +30,7 @@ func (e *Engine) Hit(p *Packet, g *Guest, from Side, generation uint32, now time
 	}
 	ge := &e.guests[g.ID]
 	t, way := ge.table, Ingress
-	if from == SideGuest+Side(g.ID) {
+	if from == g.Side {
 		way = Egress
 	}
 	hash := uint32(maphash.Comparable(t.seed, key))

@@ -27,7 +27,7 @@ func BenchmarkHit(b *testing.B) {
 			policy := &Policy{Name: "bench", Egress: Chain{Default: Accept}, Ingress: Chain{Default: Accept}}
 			for g := range c.guests {
 				mac := MAC{0, 0x16, 0x3e, 0, 0, byte(g)}
-				list = append(list, GuestPolicy{&Guest{ID: g, Name: fmt.Sprint("g", g), MAC: mac, Addrs: []netip.Prefix{netip.PrefixFrom(nth(g+1), 32)}}, policy})
+				list = append(list, GuestPolicy{&Guest{ID: g, Side: SideGuest + Side(g), Name: fmt.Sprint("g", g), MAC: mac, Addrs: []netip.Prefix{netip.PrefixFrom(nth(g+1), 32)}}, policy})
 			}
 			e, err := NewEngine(list, nil, 1<<20)
 			if err != nil {
@@ -57,7 +57,7 @@ func BenchmarkHit(b *testing.B) {
 			for thread := range c.threads {
 				wg.Go(func() {
 					g := list[thread%c.guests].Guest
-					from := SideGuest + Side(g.ID)
+					from := g.Side
 					if thread*c.split == 1 {
 						from = SideUplink
 					}

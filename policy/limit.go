@@ -59,6 +59,13 @@ func (b *Bucket) giveBack(n uint64) {
 	}
 }
 
+// follow takes over what another bucket of the same rate and burst is owed.
+func (b *Bucket) follow(o *Bucket) {
+	if b.cost == o.cost && b.burst == o.burst {
+		b.paid.Store(o.paid.Load())
+	}
+}
+
 // Meter holds what the limits of one guest's policy count, each direction by itself.
 type Meter struct {
 	Packets   [2]Bucket // by Direction
@@ -87,6 +94,15 @@ func (m *Meter) Set(l Limits) {
 		m.Packets[d].Set(l.Packets, max(l.Packets/burstTime, 64))
 		m.Bandwidth[d].Set(l.Bandwidth, max(l.Bandwidth/burstTime, minBurst))
 		m.NewFlows[d].Set(l.NewFlows, max(l.NewFlows, 1))
+	}
+}
+
+// follow takes over what another meter's buckets are owed, where they are the same.
+func (m *Meter) follow(o *Meter) {
+	for d := range m.Packets {
+		m.Packets[d].follow(&o.Packets[d])
+		m.Bandwidth[d].follow(&o.Bandwidth[d])
+		m.NewFlows[d].follow(&o.NewFlows[d])
 	}
 }
 

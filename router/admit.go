@@ -9,8 +9,8 @@ import (
 // maxFlows bounds the flows of all guests together, each of less than 256 bytes.
 const maxFlows = policy.DefaultTotalFlows
 
-// newEngine compiles a file's policies for the guests that it binds.
-func newEngine(cfg *config.Config, b *policy.Bindings) (*policy.Engine, error) {
+// newEngine compiles a file's policies for the guests that it binds; old is the engine before it, nil for none.
+func newEngine(cfg *config.Config, b *policy.Bindings, old *policy.Engine) (*policy.Engine, error) {
 	var guests []policy.GuestPolicy
 	for i, g := range b.Guests {
 		guests = append(guests, policy.GuestPolicy{Guest: g, Policy: cfg.PolicyFor(&cfg.Domus[i])})
@@ -18,6 +18,9 @@ func newEngine(cfg *config.Config, b *policy.Bindings) (*policy.Engine, error) {
 	var host *policy.Chain
 	if cfg.Host != nil {
 		host = &cfg.Host.Ingress
+	}
+	if old != nil {
+		return old.Next(guests, host)
 	}
 	return policy.NewEngine(guests, host, maxFlows)
 }
@@ -36,7 +39,7 @@ func (w *worker) end(from *policy.Guest) policy.End {
 // admit tells whether the policy lets a packet go to an end. If not, it is counted, and its sender told where a rule says so.
 func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool {
 	v := &w.verdict
-	*v = w.engine.Decide(p, w.end(from), to, w.now())
+	*v = w.world.engine.Decide(p, w.end(from), to, w.now())
 	w.countWould(v, p)
 	if v.Action == policy.Accept {
 		return true
@@ -45,7 +48,7 @@ func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool
 	if blame == nil {
 		blame = from
 	}
-	w.countBy(v.Rule, blame, v.Reason, p)
+	w.countBy(w.world.engine, v.Rule, blame, v.Reason, p)
 	if v.Action == policy.Reject {
 		w.reject(p, from)
 	}
@@ -59,7 +62,7 @@ func (w *worker) countWould(v *policy.Verdict, p *policy.Packet) {
 	}
 	w.would[v.Would].Add(1)
 	v.WouldBlame.Counters.Would[v.Would].Add(1)
-	w.note(&w.wouldLog, v.Would, v.WouldRule, v.WouldBlame, p)
+	w.note(&w.wouldLog, w.world.engine, v.Would, v.WouldRule, v.WouldBlame, p)
 }
 
 // reject tells the sender of a packet that it was refused: by a reset or by communication administratively prohibited (RFC 1812 5.2.7.1,
@@ -80,8 +83,9 @@ func (w *worker) reject(p *policy.Packet, from *policy.Guest) {
 // sweep forgets flows that have expired, a bounded number of each guest's at a time.
 func (r *Router) sweep() {
 	const steps = 64
-	for _, g := range r.Bindings.Guests {
-		for i := 0; i < steps && r.engine.Flows(g).Sweep(r.now(), policy.SweepStep); i++ {
+	wd := r.current.Load()
+	for _, g := range wd.Guests {
+		for i := 0; i < steps && wd.engine.Flows(g).Sweep(r.now(), policy.SweepStep); i++ {
 		}
 	}
 }

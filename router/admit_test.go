@@ -39,7 +39,7 @@ func TestRules(t *testing.T) {
 	t.Run("the receiver's policy", func(t *testing.T) {
 		s := reference(t)
 		s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, two.Addr(), 8))
-		if n := len(s.frames(stack.Guests)); n != 0 || s.counts()[policy.IngressPolicy] != 1 || s.Bindings.Guests[1].Counters.Drops[policy.IngressPolicy].Load() != 1 {
+		if n := len(s.frames(stack.Guests)); n != 0 || s.counts()[policy.IngressPolicy] != 1 || s.current.Load().Guests[1].Counters.Drops[policy.IngressPolicy].Load() != 1 {
 			t.Errorf("%d frames, counted %v", n, s.counts())
 		}
 	})
@@ -65,7 +65,7 @@ func TestRules(t *testing.T) {
 			t.Errorf("%d of 2100 new flows were refused, want 100", n)
 		}
 		s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC2, netip.AddrPortFrom(cases.Two4, 1000), netip.AddrPortFrom(cases.X4, 443), 2, 999, 0, 0))
-		if n := s.Bindings.Guests[1].Counters.Drops[policy.LimitNewFlows].Load(); n != 0 {
+		if n := s.current.Load().Guests[1].Counters.Drops[policy.LimitNewFlows].Load(); n != 0 {
 			t.Error("the other guest's first flow was refused")
 		}
 	})
@@ -88,7 +88,7 @@ func TestShadow(t *testing.T) {
 	if n := len(s.frames(stack.Guests)); n != 0 {
 		t.Errorf("the guest was told %d times", n)
 	}
-	if s.would[policy.EgressPolicy].Load() != 1 || s.Bindings.Guests[0].Counters.Would[policy.EgressPolicy].Load() != 1 || s.counts()[policy.EgressPolicy] != 0 || s.counts()[policy.IPBinding] != 1 {
+	if s.would[policy.EgressPolicy].Load() != 1 || s.current.Load().Guests[0].Counters.Would[policy.EgressPolicy].Load() != 1 || s.counts()[policy.EgressPolicy] != 0 || s.counts()[policy.IPBinding] != 1 {
 		t.Errorf("counted %v, would have %d", s.counts(), s.would[policy.EgressPolicy].Load())
 	}
 }

@@ -67,17 +67,14 @@ func newSim(t testing.TB, cfg *config.Config, k stack.Kernel) *sim {
 	t.Helper()
 	s := &sim{t: t, clock: faketime.NewManualClock(), kernel: k,
 		links: map[stack.Side]*stacktest.Link{stack.Guests: stacktest.NewLink("udr0"), stack.UplinkSide: stacktest.NewLink("eth0"), stack.Host: stacktest.NewLink("udrhost")}}
-	b, err := NewBindings(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := Options{Config: cfg, Bindings: b, Guests: s.links[stack.Guests], Uplink: s.links[stack.UplinkSide], Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	o := Options{Config: cfg, Guests: s.links[stack.Guests], Uplink: s.links[stack.UplinkSide], Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		ReadKernel: func() (stack.Kernel, error) { return s.kernel, nil },
 		Watch:      func(ctx context.Context, changed func() error) error { <-ctx.Done(); return nil },
 		RouterMAC:  RouterMAC(cfg, eth0MAC), GuestMTU: GuestMTU(cfg, k), Clock: s.clock}
 	if cfg.Host != nil {
 		o.Host = s.links[stack.Host]
 	}
+	var err error
 	if s.Router, err = New(o); err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +196,8 @@ func normal(f []byte) []byte {
 
 // appearedAll makes every guest known, so that no announcement is among the answers.
 func (w *worker) appearedAll() {
-	for _, g := range w.Bindings.Guests {
+	w.world = w.current.Load()
+	for _, g := range w.world.Guests {
 		w.appeared(g)
 	}
 }
@@ -233,3 +231,10 @@ func TestCases(t *testing.T) {
 
 // frameOf is a frame without offloads.
 func frameOf(b []byte) *stack.Frame { return stacktest.Frame(b, policy.Offload{}) }
+
+// freshLimits gives everyone full buckets.
+func (s *sim) freshLimits() {
+	for _, g := range append(s.current.Load().states, s.nobody) {
+		g.limitSet = newLimitSet()
+	}
+}

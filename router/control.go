@@ -14,7 +14,22 @@ import (
 	"udrouter/config"
 )
 
-// serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON.
+// ReloadAnswer is what POST /v1/reload answers: 200, or 422 with what is wrong.
+type ReloadAnswer struct {
+	Reloads     uint64       `json:"reloads"`
+	Error       string       `json:"error"` // "": it went well
+	Text        string       `json:"text"`  // all of what is wrong with the file, for a person to read
+	Diagnostics []Diagnostic `json:"diagnostics"`
+}
+
+// reloadWait is how long an answer to POST /v1/reload may take.
+const reloadWait = 2 * time.Minute
+
+// uidKey is where a request's context has the user who has connected.
+type uidKey struct{}
+
+// serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, POST /v1/reload is Reload. Who may connect may ask; only
+// root may change something.
 func (r *Router) serveControl(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
@@ -23,13 +38,44 @@ func (r *Router) serveControl(ctx context.Context) error {
 			r.log.Debug("answering on the control socket", "error", err)
 		}
 	})
-	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 16}
+	mux.HandleFunc("POST /v1/reload", r.root(func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one
+		a := ReloadAnswer{Diagnostics: []Diagnostic{}}
+		err := r.Reload()
+		var bad *ReloadError
+		if errors.As(err, &bad) {
+			a.Text, a.Diagnostics = bad.Text, bad.Diagnostics
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if a.Reloads = r.reloads.Load(); err != nil {
+			a.Error = err.Error()
+			w.WriteHeader(http.StatusUnprocessableEntity)
+		}
+		if err := json.NewEncoder(w).Encode(a); err != nil {
+			r.log.Debug("answering on the control socket", "error", err)
+		}
+	}))
+	server := &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, uidKey{}, peerUID(c))
+	},
+		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 16}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(r.Control); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
+}
+
+// root lets only root in.
+func (r *Router) root(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		if uid, ok := req.Context().Value(uidKey{}).(int); !ok || uid != 0 {
+			http.Error(w, "only root may do this", http.StatusForbidden)
+			return
+		}
+		next(w, req)
+	}
 }
 
 // ListenControl opens the control socket, 0660. The directory is made where it is missing, 0750, and is the group's as the socket is.

@@ -18,10 +18,14 @@ type dropLog struct {
 	first [policy.Reasons]atomic.Pointer[[]any] // of each interval: what a line says of the packet
 }
 
-// note counts a packet in a log; the first of an interval is described. g and p may be nil; rule is 0 where no rule decided.
-func (r *Router) note(l *dropLog, reason policy.Reason, rule policy.RuleID, g *policy.Guest, p *policy.Packet) {
+// note counts a packet in a log; the first of an interval is described. g and p may be nil; so may be the engine, whose rule has decided, and rule is
+// 0 then.
+func (r *Router) note(l *dropLog, e *policy.Engine, reason policy.Reason, rule policy.RuleID, g *policy.Guest, p *policy.Packet) {
 	if l.since[reason].Add(1) == 1 {
-		info, _ := r.engine.Rule(rule)
+		var info policy.RuleInfo
+		if rule != 0 {
+			info, _ = e.Rule(rule)
+		}
 		l.describe(reason, info, g, p)
 	}
 }

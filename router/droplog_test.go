@@ -90,9 +90,9 @@ func TestLogAllocates(t *testing.T) {
 	s := reference(t)
 	var p policy.Packet
 	p.Parse(cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.Two4, 8), policy.Offload{})
-	g := s.Bindings.Guests[0]
-	s.countBy(1, g, policy.EgressPolicy, &p)
-	if n := testing.AllocsPerRun(100, func() { s.countBy(1, g, policy.EgressPolicy, &p) }); n != 0 {
+	g := s.current.Load().Guests[0]
+	s.countBy(s.current.Load().engine, 1, g, policy.EgressPolicy, &p)
+	if n := testing.AllocsPerRun(100, func() { s.countBy(s.current.Load().engine, 1, g, policy.EgressPolicy, &p) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -111,7 +111,7 @@ func TestErrorsToUplink(t *testing.T) {
 	expired := func(to netip.Addr) []byte { return cases.UDP(eth0MAC, gatewayMAC, cases.X4, to, 8, cases.TTL(1)) }
 	big := func(to netip.Addr) []byte { return cases.UDP(eth0MAC, gatewayMAC, cases.X4, to, 2000, cases.DF) }
 	for _, c := range []struct{ flood, other func(netip.Addr) []byte }{{expired, big}, {big, expired}} {
-		s.limits = newLimits(len(s.Bindings.Guests), s.clock)
+		s.freshLimits()
 		n := 0
 		for range 10 * errorsPerSecond {
 			n += told(c.flood(cases.One4))

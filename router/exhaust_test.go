@@ -152,7 +152,7 @@ func (s *sim) everyProtocol(name string, from cases.Place, v6, enforced bool, pr
 	case enforced && from == cases.Uplink:
 		reason = policy.IngressPolicy
 	}
-	wantCounts, table := s.counts(), s.engine.Flows(s.Bindings.Guests[0])
+	wantCounts, table := s.counts(), s.current.Load().engine.Flows(s.current.Load().Guests[0])
 	flows := table.Len()
 	s.send(side(from), f)
 	got, counted := s.links[out].Take(), s.counts()
@@ -190,9 +190,9 @@ func TestProtocolSweepIsBounded(t *testing.T) {
 				}
 			}
 		}
-		one, two := s.Bindings.Guests[0], s.Bindings.Guests[1]
-		if n := s.engine.Flows(one).Len(); n != most || s.engine.Flows(two).Len() != 0 || two.Counters.DropTotal() != 0 {
-			t.Errorf("from %s: %d flows, want %d; the other guest has %d and lost %d", from, n, most, s.engine.Flows(two).Len(), two.Counters.DropTotal())
+		one, two := s.current.Load().Guests[0], s.current.Load().Guests[1]
+		if n := s.current.Load().engine.Flows(one).Len(); n != most || s.current.Load().engine.Flows(two).Len() != 0 || two.Counters.DropTotal() != 0 {
+			t.Errorf("from %s: %d flows, want %d; the other guest has %d and lost %d", from, n, most, s.current.Load().engine.Flows(two).Len(), two.Counters.DropTotal())
 		}
 		s.quiet()
 		s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC2, cases.Two4, cases.X4, 8))

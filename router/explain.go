@@ -18,7 +18,6 @@ import (
 type Explainer struct {
 	cfg    *config.Config
 	world  *world
-	engine *policy.Engine
 	uplink *policy.Matcher // host.uplink; nil: none
 	now    time.Duration
 }
@@ -66,7 +65,7 @@ var (
 
 // NewExplainer compiles a file.
 func NewExplainer(cfg *config.Config) (*Explainer, error) {
-	b, err := NewBindings(cfg)
+	pl, err := newPlan(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +74,7 @@ func NewExplainer(cfg *config.Config) (*Explainer, error) {
 	if a := cfg.Uplink.Address4; a.IsValid() {
 		k.Held[0] = a
 	}
-	e := &Explainer{cfg: cfg, world: newWorld(cfg, b, policy.NewLinkLocals(), RouterMAC(cfg, standInMAC), GuestMTU(cfg, k), 0, k)}
-	if e.engine, err = newEngine(cfg, b); err != nil {
-		return nil, err
-	}
+	e := &Explainer{cfg: cfg, world: newWorld(pl, policy.NewLinkLocals(), RouterMAC(cfg, standInMAC), GuestMTU(cfg, k), 0, k)}
 	if cfg.Host != nil && cfg.Host.Uplink != nil {
 		// Guests are not on the uplink: what names one matches nothing, as in the kernel.
 		e.uplink, err = policy.CompileChain(*cfg.Host.Uplink, func(string) []netip.Prefix { return nil })
@@ -278,12 +274,12 @@ func (e *Explainer) guards(p *policy.Packet, from policy.End) policy.Reason {
 
 // decide asks the rules of both ends.
 func (e *Explainer) decide(a Answer, p *policy.Packet, from, to policy.End) Answer {
-	for _, r := range e.engine.Rules(p, from, to) {
+	for _, r := range e.world.engine.Rules(p, from, to) {
 		a.Steps = append(a.Steps, e.decision(r.Rule, r.Action))
 	}
-	e.engine.Forget()
+	e.world.engine.Forget()
 	e.now += time.Hour // limits are those of a guest at rest
-	v := e.engine.Decide(p, from, to, e.now)
+	v := e.world.engine.Decide(p, from, to, e.now)
 	if v.Would != policy.None {
 		a.Shadow = &Refusal{v.Would.String(), e.decision(v.WouldRule, policy.Drop)}
 	}
@@ -339,7 +335,7 @@ func (a Answer) refuse(r policy.Reason, by string, d Decision) Answer {
 }
 
 func (e *Explainer) decision(id policy.RuleID, action policy.Action) Decision {
-	r, ok := e.engine.Rule(id)
+	r, ok := e.world.engine.Rule(id)
 	if !ok {
 		return Decision{}
 	}

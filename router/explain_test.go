@@ -57,9 +57,9 @@ func TestExplainIsWhatHappens(t *testing.T) {
 
 // forget makes a router that has met packets like one that has met none: no flows, no link-local addresses, whole shares, nothing counted.
 func (s *sim) forget() {
-	s.engine.Forget()
+	s.current.Load().engine.Forget()
 	s.clock.Advance(10 * time.Millisecond) // in which the policies' limits give back what a packet took
-	s.limits = newLimits(len(s.Bindings.Guests), s.clock)
+	s.freshLimits()
 	s.current.Load().LinkLocals = policy.NewLinkLocals()
 	for i := range s.drops {
 		s.drops[i].Store(0)

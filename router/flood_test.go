@@ -95,7 +95,7 @@ func TestNeighbourFloods(t *testing.T) {
 			if got := s.links[stack.UplinkSide].Take(); len(got) != 0 {
 				t.Errorf("%d frames went to the provider", len(got))
 			}
-			p := &s.presence.guests[0]
+			p := s.current.Load().states[0]
 			if len(s.neighbours.all()) != known || len(p.until) > maxPresent || len(p.waiting) > maxAwaited {
 				t.Errorf("%d neighbours, %d before; %d addresses shown, %d awaited", len(s.neighbours.all()), known, len(p.until), len(p.waiting))
 			}
@@ -124,7 +124,7 @@ func TestAnswersToGateway(t *testing.T) {
 	for range 5 * answersPerSecond {
 		s.send(stack.UplinkSide, cases.NS(policy.MulticastMAC(to), stranger, netip.MustParseAddr("fe80::66"), to, cases.One6, stranger))
 	}
-	if s.Bindings.Guests[0].Counters.Drops[policy.NDLimit].Load() == 0 {
+	if s.current.Load().Guests[0].Counters.Drops[policy.NDLimit].Load() == 0 {
 		t.Error("no limit was met: this test shows nothing")
 	}
 	s.links[stack.UplinkSide].Take()

@@ -62,7 +62,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 		w.report(p, from, stack.NetUnreachable)
 		return
 	}
-	n := w.neighbours.get(addr, w.world.Upstream[addr], from)
+	n := w.neighbours.get(addr, w.world.Upstream[addr], w.world.of(from))
 	if n == nil {
 		w.drop(from, policy.NoNeighbour)
 		return
@@ -78,7 +78,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 	}
 	c := f.Clone()
 	c.Cut(len(p.Frame))
-	w.neighbours.wait(n, pendingFrame{frame: c, from: from})
+	w.neighbours.wait(n, pendingFrame{frame: c, from: from, plan: w.world.plan})
 }
 
 // toHost passes what the guest's egress rules and the host policy admit, and what answers dom0.
@@ -93,7 +93,7 @@ func (w *worker) followsToHost(p *policy.Packet, from *policy.Guest) bool {
 	if p.L4 != 0 || !w.world.host {
 		return false
 	}
-	v := w.engine.Decide(p, w.end(from), toHost.end(nil), w.now())
+	v := w.world.engine.Decide(p, w.end(from), toHost.end(nil), w.now())
 	if v.Action != policy.Accept {
 		return false
 	}
@@ -113,7 +113,7 @@ func (w *worker) local(f *stack.Frame, p *policy.Packet, from *policy.Guest) {
 		w.report(p, from, stack.HeaderField(p.EndProblem))
 	case p.EndProblem > 0:
 		w.refuseOption(p, from, nil, p.EndProblem)
-	case !w.limits.echo(from, w.side):
+	case w.side != stack.Host && !w.take(w.world.of(from).echoes):
 		w.drop(from, policy.RouterLimit)
 	case f.Flags&policy.NeedsCsum == 0 && !intact(p):
 		w.drop(from, policy.Checksum)
@@ -240,13 +240,13 @@ func (r *Router) transmit(side stack.Side, f *stack.Frame) {
 			r.count(nil, policy.NoRoute, nil)
 			return
 		}
-		n := r.neighbours.get(hop, wd.Upstream[hop], nil)
+		n := r.neighbours.get(hop, wd.Upstream[hop], r.nobody)
 		if n == nil {
 			r.count(nil, policy.NoNeighbour, nil)
 			return
 		}
 		if mac, ok = n.mac(); !ok {
-			r.neighbours.wait(n, pendingFrame{frame: f, own: true})
+			r.neighbours.wait(n, pendingFrame{frame: f, plan: wd.plan, own: true})
 			return
 		}
 	}

@@ -52,7 +52,7 @@ func (w *worker) hit(f *stack.Frame, p *policy.Packet) bool {
 		if g = wd.ByMAC(p.SrcMAC); g == nil || p.DstMAC != wd.RouterMAC {
 			return false
 		}
-		from = policy.SideGuest + policy.Side(g.ID)
+		from = g.Side
 	case stack.UplinkSide:
 		if p.DstMAC != wd.UplinkMAC || !wd.MayBeOnUplink(p.SrcMAC) {
 			return false
@@ -65,7 +65,7 @@ func (w *worker) hit(f *stack.Frame, p *policy.Packet) bool {
 	if g == nil {
 		return false
 	}
-	if _, ok := w.engine.Hit(p, g, from, wd.generation, w.now(), w.passable); !ok {
+	if _, ok := wd.engine.Hit(p, g, from, wd.generation, w.now(), w.passable); !ok {
 		return false
 	}
 	if w.side == stack.Guests {
@@ -97,6 +97,6 @@ func (w *worker) locate(next policy.NextHop) (ok bool) {
 // remember has a packet's flow remember where it went.
 func (w *worker) remember(p *policy.Packet, h hop) {
 	if h.next != (policy.NextHop{}) && p.Plain() {
-		w.engine.Remember(&w.verdict, h.next, w.world.generation)
+		w.world.engine.Remember(&w.verdict, h.next, w.world.generation)
 	}
 }

@@ -22,8 +22,12 @@ func meeting(src string) string {
 }
 
 // exchange is what opens a talk and lets both directions remember their way.
-func (k talk) exchange(s *sim) (sides []stack.Side, frames [][]byte) {
-	add := func(back bool, flags uint8, seq, acked uint32, n int) {
+func (k talk) exchange(s *sim) ([]stack.Side, [][]byte) { return k.opened(s, false) }
+
+// opened is the same, and in tells that the guest is who is called.
+func (k talk) opened(s *sim, in bool) (sides []stack.Side, frames [][]byte) {
+	add := func(answer bool, flags uint8, seq, acked uint32, n int) {
+		back := answer != in
 		from, src, dst, m := stack.Guests, k.guest, k.x, [2]policy.MAC{s.RouterMAC, k.mac}
 		if back {
 			from, src, dst, m = k.other, dst, src, [2]policy.MAC{s.current.Load().UplinkMAC, gatewayMAC}
@@ -89,9 +93,10 @@ func dress(t *rapid.T, b []byte) *stack.Frame {
 
 // turn is an event that changes whose an address is, or forgets what there is.
 func (w twins) turn(t *rapid.T) {
-	what := rapid.SampledFrom([]string{"held", "upstream", "route", "subnet", "down", "tick", "forget", "vanish", "flows"}).Draw(t, "turn")
+	what := rapid.SampledFrom([]string{"held", "upstream", "route", "subnet", "down", "tick", "forget", "vanish", "flows", "reload", "reload"}).Draw(t, "turn")
 	a := rapid.SampledFrom([]netip.Addr{cases.X4, cases.X6, cases.One4, cases.Two4, cases.One6, cases.Two6}).Draw(t, "address")
 	on := rapid.Bool().Draw(t, "on")
+	file := rapid.SampledFrom(files).Draw(t, "file")
 	for _, s := range w {
 		k := seedKernel()
 		k.Uplink.MAC, k.Uplink.MTU = s.kernel.Uplink.MAC, s.kernel.Uplink.MTU
@@ -130,10 +135,15 @@ func (w twins) turn(t *rapid.T) {
 			s.neighbours.mu.Unlock()
 			continue
 		case "vanish":
-			s.presence.vanished(s.Bindings.Guests[0])
+			s.current.Load().states[0].vanished()
+			continue
+		case "reload":
+			if err := s.reload(file); err != nil {
+				t.Fatal(err)
+			}
 			continue
 		case "flows":
-			s.engine.Forget()
+			s.current.Load().engine.Forget()
 			continue
 		}
 		s.kernel = k
@@ -217,7 +227,7 @@ func TestHitSlotIsReused(t *testing.T) {
 	first, second := netip.MustParseAddr("192.0.1.7"), netip.MustParseAddr("192.0.1.8")
 	other := policy.MAC{2, 0, 0, 0, 9, 9}
 	learn := func(a netip.Addr, mac policy.MAC) *neighbour {
-		n := s.neighbours.get(a, false, nil)
+		n := s.neighbours.get(a, false, s.nobody)
 		s.neighbours.event(stack.NeighbourEvent{Addr: a, MAC: mac})
 		return n
 	}
@@ -280,7 +290,7 @@ func hitWorkers(t *testing.T, s *sim) {
 		}
 	}
 	count := func() (passed, sent uint64) {
-		for _, g := range s.Bindings.Guests {
+		for _, g := range s.current.Load().Guests {
 			passed += g.Counters.RxPackets.Load()
 			sent += g.Counters.TxPackets.Load()
 		}

@@ -22,16 +22,20 @@ import (
 type twins [2]*sim
 
 func newTwins(t testing.TB, src string) (w twins) {
-	for i := range w {
-		w[i] = newSim(t, parseConfig(t, src), seedKernel())
-		w[i].learn()
-		w[i].newWorker(stack.Guests).appearedAll()
-		for _, l := range w[i].links {
-			l.Take()
-		}
-	}
+	w = twins{knowing(t, src), knowing(t, src)}
 	w[1].longWay = true
 	return w
+}
+
+// knowing is a router that knows its gateways and has seen its guests.
+func knowing(t testing.TB, src string) *sim {
+	s := newSim(t, parseConfig(t, src), seedKernel())
+	s.learn()
+	s.newWorker(stack.Guests).appearedAll()
+	for _, l := range s.links {
+		l.Take()
+	}
+	return s
 }
 
 // talk is one flow's two ends: its guest's MAC and address, and the other's, with ports.
@@ -177,8 +181,8 @@ func (w twins) same(t *rapid.T) {
 			}
 		}
 		state[i] = append(state[i], fmt.Sprint(s.counts()))
-		for _, g := range s.Bindings.Guests {
-			c := &g.Counters
+		for _, g := range s.current.Load().Guests {
+			c := g.Counters
 			state[i] = append(state[i], fmt.Sprint(g.Name, " rx ", c.RxPackets.Load(), c.RxBytes.Load(), " tx ", c.TxPackets.Load(), c.TxBytes.Load()))
 			for r := range c.Drops {
 				state[i] = append(state[i], fmt.Sprint(policy.Reason(r), c.Drops[r].Load(), c.Would[r].Load()))
@@ -195,7 +199,7 @@ func (w twins) same(t *rapid.T) {
 
 func flowsOf(s *sim, g *policy.Guest) (list []string) {
 	var flows []policy.Flow
-	s.engine.Flows(g).Each(s.now(), func(f *policy.Flow) bool {
+	s.current.Load().engine.Flows(g).Each(s.now(), func(f *policy.Flow) bool {
 		flows = append(flows, *f)
 		return true
 	})

@@ -83,7 +83,7 @@ func TestNextHopShares(t *testing.T) {
 	k.Routes = append(k.Routes, stack.Route{Prefix: netip.MustParsePrefix("203.0.112.0/22")})
 	s := newSim(t, parseConfig(t, strings.Replace(seedFile, "PROXY", "", 1)), k)
 	host := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, byte(112 + i>>8), byte(i)}) }
-	one, two := s.Bindings.Guests[0], s.Bindings.Guests[1]
+	one, two := s.current.Load().Guests[0], s.current.Load().Guests[1]
 	// The gateway is not known either: one's super-packets for it do not keep two's from waiting.
 	for range 100 {
 		s.newWorker(stack.Guests).batch([]*stack.Frame{superFrame(s, cases.X4)})
@@ -92,24 +92,24 @@ func TestNextHopShares(t *testing.T) {
 	if n := two.Counters.Drops[policy.QueueFull].Load(); n != 0 || one.Counters.Drops[policy.QueueFull].Load() == 0 {
 		t.Errorf("two lost %d packets, one %d", n, one.Counters.Drops[policy.QueueFull].Load())
 	}
-	if sh := s.neighbours.shares[one.ID]; sh.bytes > maxWaitingBytes || sh.packets > maxWaitingPackets {
+	if sh := s.current.Load().of(one).share; sh.bytes > maxWaitingBytes || sh.packets > maxWaitingPackets {
 		t.Errorf("%+v wait of one guest", sh)
 	}
 	s.learn()
-	if sh := s.neighbours.shares; sh[one.ID] != (share{}) || sh[two.ID] != (share{}) {
+	if sh := [2]share{s.current.Load().of(one).share, s.current.Load().of(two).share}; sh != [2]share{} {
 		t.Errorf("%+v wait after the gateway has answered", sh)
 	}
 	// All places are one's, and in use.
 	for i := range maxNeighbours {
 		s.neighbours.mu.Lock()
-		n := &neighbour{addr: host(i + 1), owner: one}
+		n := &neighbour{addr: host(i + 1), owner: s.current.Load().of(one)}
 		s.neighbours.m[n.addr] = n
 		s.neighbours.mu.Unlock()
 		n.used.Store(true)
-		s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: one})
+		s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: one, plan: s.current.Load().plan})
 	}
 	lost := one.Counters.Drops[policy.NoNeighbour].Load()
-	if s.neighbours.get(host(900), false, two) == nil {
+	if s.neighbours.get(host(900), false, s.current.Load().of(two)) == nil {
 		t.Error("two finds no place for a next hop, with one having all")
 	}
 	waited := 0
@@ -137,7 +137,7 @@ func TestAnswerShares(t *testing.T) {
 	if got := s.frames(stack.UplinkSide); len(got) != 1 || got[0].ND.Target != cases.One6 {
 		t.Errorf("answered %+v; %v", got, s.counts())
 	}
-	if s.Bindings.Guests[1].Counters.Drops[policy.NDLimit].Load() == 0 {
+	if s.current.Load().Guests[1].Counters.Drops[policy.NDLimit].Load() == 0 {
 		t.Error("no limit was met: this test shows nothing")
 	}
 }
@@ -157,12 +157,12 @@ func TestLearnedShares(t *testing.T) {
 	for i := range 2 * maxPresent {
 		s.send(stack.Guests, cases.NA(s.RouterMAC, cases.MAC2, in(i), cases.LL1, in(i), cases.MAC2, policy.NAOverride))
 	}
-	two := &s.presence.guests[1]
+	two := s.current.Load().states[1]
 	if n := len(two.until); n != maxPresent {
 		t.Errorf("%d addresses of a guest are remembered, want %d", n, maxPresent)
 	}
 	for i := range 2 * maxAwaited {
-		two.answers(s.current.Load().config[s.Bindings.Networks[1]], in(0x10000+i), stack.NewFrame(60), s.now())
+		two.shown(s.current.Load().config[s.current.Load().Bindings.Networks[1]], in(0x10000+i), stack.NewFrame(60), s.now())
 	}
 	if n := len(two.waiting); n != maxAwaited {
 		t.Errorf("%d addresses of a guest are awaited, want %d", n, maxAwaited)
@@ -369,9 +369,9 @@ func TestLRO(t *testing.T) {
 // What waited for a neighbour that was silent for a minute is counted when the neighbour goes.
 func TestIdleNeighbourGoes(t *testing.T) {
 	s := seed(t)
-	n := s.neighbours.get(netip.MustParseAddr("192.0.1.7"), false, nil)
+	n := s.neighbours.get(netip.MustParseAddr("192.0.1.7"), false, s.nobody)
 	n.idle = idleTicks - 1
-	s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: s.Bindings.Guests[0]})
+	s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: s.current.Load().Guests[0], plan: s.current.Load().plan})
 	s.neighbours.tick(s.netstack.Load())
 	if s.neighbours.lookup(n.addr) != nil || s.counts()[policy.NoNeighbour] != 1 {
 		t.Errorf("still there: %v, counted %v", s.neighbours.lookup(n.addr) != nil, s.counts())
@@ -382,21 +382,21 @@ func TestIdleNeighbourGoes(t *testing.T) {
 func TestForgottenNeighbourGoesOnce(t *testing.T) {
 	s := seed(t)
 	a := netip.MustParseAddr("192.0.1.7")
-	old := s.neighbours.get(a, false, nil)
+	old := s.neighbours.get(a, false, s.nobody)
 	forget := func() {
 		s.neighbours.mu.Lock()
 		defer s.neighbours.mu.Unlock()
 		s.neighbours.remove(old)
 	}
 	forget()
-	n := s.neighbours.get(a, false, nil)
-	s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: s.Bindings.Guests[0]})
+	n := s.neighbours.get(a, false, s.nobody)
+	s.neighbours.wait(n, pendingFrame{frame: stack.NewFrame(100), from: s.current.Load().Guests[0], plan: s.current.Load().plan})
 	forget()
 	if s.neighbours.lookup(a) != n || s.neighbours.slots[n.slot].Load() != n {
 		t.Error("who has come in its place is forgotten as well")
 	}
 	s.neighbours.event(stack.NeighbourEvent{Addr: a, MAC: gatewayMAC})
-	if sh := s.neighbours.shares[0]; sh != (share{}) {
+	if sh := s.current.Load().states[0].share; sh != (share{}) {
 		t.Errorf("%+v wait for ever", sh)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"udrouter/policy"
@@ -23,7 +24,9 @@ type worker struct {
 	side  stack.Side                           // where the packet at hand came from
 	out   [stack.Host + 1][]*stack.Frame       // what the batch has for each link
 	tally tally
-	hits  uint64 // of the batch, see hit
+	hits  uint64                        // of the batch, see hit
+	asked atomic.Pointer[chan struct{}] // see comeRound
+	ended chan struct{}
 
 	// Of the batch and the packet at hand.
 	world    *world
@@ -50,7 +53,7 @@ type port struct {
 
 // newWorker makes a worker that takes what it is given, from one side.
 func (r *Router) newWorker(side stack.Side) *worker {
-	w := &worker{Router: r, side: side}
+	w := &worker{Router: r, side: side, ended: make(chan struct{})}
 	w.passable = w.locate
 	for side, link := range r.links {
 		if link != nil {
@@ -84,6 +87,7 @@ const lookEvery = 2
 func (w *worker) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer close(w.ended)
 	batch := stack.NewBatch(batchLen)
 	var queues []stack.Queue
 	for _, p := range w.ports {
@@ -92,6 +96,7 @@ func (w *worker) run() error {
 	skip := make([]bool, len(queues))
 	var poll stack.Poll
 	for round := 1; ; round++ {
+		w.answer()
 		idle := true
 		for i, q := range queues {
 			if skip[i] {

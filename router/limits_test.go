@@ -109,7 +109,7 @@ func TestLimitsOfTraffic(t *testing.T) {
 					t.Helper()
 					got := s.passing(tried, there[0], there[1], c.n)
 					refused += uint64(tried - want)
-					one, two := &s.Bindings.Guests[0].Counters, &s.Bindings.Guests[1].Counters
+					one, two := s.current.Load().Guests[0].Counters, s.current.Load().Guests[1].Counters
 					if n := s.counts(); got != want || n[c.reason] != refused || len(n) != 1 || one.Drops[c.reason].Load() != refused || two.DropTotal() != 0 {
 						t.Fatalf("%s: %d passed, want %d; counted %v, %d of the guest's, %d of the other's", name, got, want, n, one.DropTotal(), two.DropTotal())
 					}
@@ -133,17 +133,17 @@ func TestLimitsOfTraffic(t *testing.T) {
 func TestLimitsBetweenGuests(t *testing.T) {
 	few, more, none := policy.Limits{Packets: 1, Flows: 10}, policy.Limits{Packets: 700, Flows: 10}, policy.Limits{Flows: 10}
 	s := limited(t, few, more)
-	if n := s.passing(1000, cases.One4, cases.Two4, 8); n != 64 || s.Bindings.Guests[0].Counters.Drops[policy.LimitPackets].Load() != 936 {
+	if n := s.passing(1000, cases.One4, cases.Two4, 8); n != 64 || s.current.Load().Guests[0].Counters.Drops[policy.LimitPackets].Load() != 936 {
 		t.Errorf("%d passed the sender's limit: %v", n, s.counts())
 	}
-	if n := s.passing(1000, cases.X4, cases.Two4, 8); n != 6 || s.Bindings.Guests[1].Counters.Drops[policy.LimitPackets].Load() != 994 {
+	if n := s.passing(1000, cases.X4, cases.Two4, 8); n != 6 || s.current.Load().Guests[1].Counters.Drops[policy.LimitPackets].Load() != 994 {
 		t.Errorf("%d more reached the receiver, whose limit is 70 at once: %v", n, s.counts())
 	}
-	if one, two := &s.Bindings.Guests[0].Counters, &s.Bindings.Guests[1].Counters; one.TxPackets.Load() != 1000 || two.RxPackets.Load() != 70 {
+	if one, two := s.current.Load().Guests[0].Counters, s.current.Load().Guests[1].Counters; one.TxPackets.Load() != 1000 || two.RxPackets.Load() != 70 {
 		t.Errorf("%d sent and %d received", one.TxPackets.Load(), two.RxPackets.Load())
 	}
 	s = limited(t, none, few)
-	if n := s.passing(1000, cases.One4, cases.Two4, 8); n != 64 || s.Bindings.Guests[1].Counters.Drops[policy.LimitPackets].Load() != 936 || s.Bindings.Guests[0].Counters.DropTotal() != 0 {
+	if n := s.passing(1000, cases.One4, cases.Two4, 8); n != 64 || s.current.Load().Guests[1].Counters.Drops[policy.LimitPackets].Load() != 936 || s.current.Load().Guests[0].Counters.DropTotal() != 0 {
 		t.Errorf("%d passed the receiver's limit: %v", n, s.counts())
 	}
 	if n := s.passing(1000, cases.One4, cases.X4, 8); n != 1000 {
@@ -161,7 +161,7 @@ func TestLimitsOfFlows(t *testing.T) {
 		return cases.TCP(dst, src, netip.AddrPortFrom(from, uint16(port)), netip.AddrPortFrom(to, 443), 2, 999, 0, 0)
 	}
 	s := limited(t, policy.Limits{NewFlows: 50, Flows: 1000})
-	one, two := &s.Bindings.Guests[0].Counters, &s.Bindings.Guests[1].Counters
+	one, two := s.current.Load().Guests[0].Counters, s.current.Load().Guests[1].Counters
 	for i := range 80 {
 		s.send(stack.Guests, syn(s, cases.One4, cases.X4, 1000+i))
 	}
@@ -211,15 +211,15 @@ func TestLimitsOfFlows(t *testing.T) {
 func TestFlowsOfAll(t *testing.T) {
 	s := limited(t, policy.Limits{Flows: 10})
 	var guests []policy.GuestPolicy
-	for i, g := range s.Bindings.Guests {
+	for i, g := range s.current.Load().Guests {
 		guests = append(guests, policy.GuestPolicy{Guest: g, Policy: s.Config.PolicyFor(&s.Config.Domus[i])})
 	}
 	var err error
-	if s.engine, err = policy.NewEngine(guests, nil, 1); err != nil {
+	if s.current.Load().engine, err = policy.NewEngine(guests, nil, 1); err != nil {
 		t.Fatal(err)
 	}
 	if one, two := s.passing(2, cases.One4, cases.X4, 8), s.passing(3, cases.Two4, cases.X4, 8); one != 2 || two != 0 ||
-		s.counts()[policy.FlowLimit] != 3 || s.Bindings.Guests[1].Counters.Drops[policy.FlowLimit].Load() != 3 {
+		s.counts()[policy.FlowLimit] != 3 || s.current.Load().Guests[1].Counters.Drops[policy.FlowLimit].Load() != 3 {
 		t.Errorf("%d and %d passed, counted %v", one, two, s.counts())
 	}
 }
@@ -233,7 +233,7 @@ func TestLimitsInShadow(t *testing.T) {
 	}
 	s = newSim(t, cfg, seedKernel())
 	s.learn()
-	if n := s.passing(100, cases.One4, cases.X4, 8); n != 100 || s.would[policy.LimitPackets].Load() != 36 || s.Bindings.Guests[0].Counters.Would[policy.LimitPackets].Load() != 36 || s.counts()[policy.LimitPackets] != 0 {
+	if n := s.passing(100, cases.One4, cases.X4, 8); n != 100 || s.would[policy.LimitPackets].Load() != 36 || s.current.Load().Guests[0].Counters.Would[policy.LimitPackets].Load() != 36 || s.counts()[policy.LimitPackets] != 0 {
 		t.Errorf("%d passed, %d would not have, counted %v", n, s.would[policy.LimitPackets].Load(), s.counts())
 	}
 }

@@ -34,8 +34,7 @@ type neighbours struct {
 	slots  [2 * maxNeighbours]atomic.Pointer[neighbour] // of those that flows may remember
 	serial uint32                                       // of the last that got one
 
-	waiting sync.Mutex
-	shares  []share // of the guests, by ID; the last is the router's own
+	waiting sync.Mutex // protects all guests' shares
 
 	ask chan netip.Addr // to resolve; what does not fit is asked for at the next packet
 }
@@ -44,7 +43,7 @@ type share struct{ packets, bytes int }
 
 type neighbour struct {
 	addr    netip.Addr
-	owner   *policy.Guest // on whose behalf it is here; nil for the router's own
+	owner   *guestState // on whose behalf it is here
 	gateway atomic.Bool
 	bits    atomic.Uint64 // the MAC, 0 while unknown
 	used    atomic.Bool   // since the last tick
@@ -65,11 +64,12 @@ type neighbour struct {
 type pendingFrame struct {
 	frame *stack.Frame
 	from  *policy.Guest
-	own   bool // the router's, which takes nothing from its TTL
+	plan  *plan // by which it was let through
+	own   bool  // the router's, which takes nothing from its TTL
 }
 
-func newNeighbours(r *Router, guests int) *neighbours {
-	return &neighbours{r: r, m: map[netip.Addr]*neighbour{}, shares: make([]share, guests+1), ask: make(chan netip.Addr, maxNeighbours)}
+func newNeighbours(r *Router) *neighbours {
+	return &neighbours{r: r, m: map[netip.Addr]*neighbour{}, ask: make(chan netip.Addr, maxNeighbours)}
 }
 
 // mac is the neighbour's MAC, if it is known.
@@ -83,11 +83,11 @@ func (n *neighbour) mac() (policy.MAC, bool) {
 
 // get finds a neighbour or makes it. It is nil where a guest asks for more new ones than its share, or the table is full of
 // those of guests that have fewer.
-func (s *neighbours) get(a netip.Addr, gateway bool, from *policy.Guest) *neighbour {
+func (s *neighbours) get(a netip.Addr, gateway bool, from *guestState) *neighbour {
 	if n := s.lookup(a); n != nil {
 		return n
 	}
-	if !gateway && !s.r.limits.newNeighbour(from) {
+	if !gateway && !s.r.take(from.nextHops) {
 		return nil
 	}
 	s.mu.Lock()
@@ -120,8 +120,8 @@ func (s *neighbours) place(n *neighbour) {
 
 // evict makes room for a neighbour of a guest's: at the cost of a host that nobody has used since the last tick, or else of the guest
 // that has most. s.mu is held.
-func (s *neighbours) evict(from *policy.Guest) bool {
-	count := map[*policy.Guest]int{}
+func (s *neighbours) evict(from *guestState) bool {
+	count := map[*guestState]int{}
 	var most *neighbour
 	for _, n := range s.m {
 		if n.gateway.Load() {
@@ -196,10 +196,7 @@ func (s *neighbours) enqueue(n *neighbour, f pendingFrame) policy.Reason {
 func (s *neighbours) account(f pendingFrame, sign int) bool {
 	s.waiting.Lock()
 	defer s.waiting.Unlock()
-	sh := &s.shares[len(s.shares)-1]
-	if f.from != nil {
-		sh = &s.shares[f.from.ID]
-	}
+	sh := &f.plan.of(f.from).share
 	size := len(f.frame.Bytes())
 	if sign > 0 && (sh.packets >= maxWaitingPackets || sh.bytes+size > maxWaitingBytes) {
 		return false
@@ -336,7 +333,7 @@ func (s *neighbours) all() []*neighbour {
 // keep makes the gateways of a world known from the start, so that the first packet does not wait.
 func (s *neighbours) keep(gateways map[netip.Addr]bool) {
 	for a := range gateways {
-		s.get(a, true, nil).gateway.Store(true)
+		s.get(a, true, s.r.nobody).gateway.Store(true)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,7 +345,7 @@ func (s *neighbours) keep(gateways map[netip.Addr]bool) {
 }
 
 // run takes netstack's events, and once a second lets it check the neighbours that are in use.
-func (s *neighbours) run(ctx context.Context) error {
+func (s *neighbours) run(ctx context.Context, asked <-chan struct{}) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -357,6 +354,7 @@ func (s *neighbours) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.r.rebuilt:
+		case <-asked:
 		case a := <-s.ask:
 			ns.Resolve(a)
 		case e := <-ns.Events():
@@ -400,7 +398,9 @@ func (s *neighbours) event(e stack.NeighbourEvent) {
 		return
 	}
 	w := s.r.newWorker(stack.Guests)
-	w.world = s.r.current.Load()
+	wd, done := s.r.aside()
+	defer done()
+	w.world = wd
 	for _, f := range pending {
 		w.resume(f, e.MAC)
 	}
@@ -424,10 +424,42 @@ func (w *worker) resume(f pendingFrame, mac policy.MAC) {
 		w.drop(f.from, r)
 		return
 	}
+	if f.plan != w.world.plan {
+		w.again(f, p, mac)
+		return
+	}
 	if mac.IsZero() {
-		w.drop(f.from, policy.NoNeighbour)
-		w.report(p, f.from, stack.HostUnreachable)
+		w.unreachable(p, f.from)
 		return
 	}
 	w.send(f.frame, p, f.from, hop{side: stack.UplinkSide, dst: mac, src: w.world.UplinkMAC, mtu: w.world.kernel.Uplink.MTU})
+}
+
+func (w *worker) unreachable(p *policy.Packet, from *policy.Guest) {
+	w.drop(from, policy.NoNeighbour)
+	w.report(p, from, stack.HostUnreachable)
+}
+
+// again goes on with a packet that was let through by a configuration that is no longer the one: the one that is has its word.
+func (w *worker) again(f pendingFrame, p *policy.Packet, mac policy.MAC) {
+	from, reason := w.world.FromGuest(p)
+	switch {
+	case reason != policy.None:
+		w.drop(from, reason)
+	case mac.IsZero():
+		w.unreachable(p, from)
+	default:
+		w.forward(f.frame, p, from)
+	}
+}
+
+// retire forgets the hosts that are here on behalf of guests that are gone.
+func (s *neighbours) retire(gone func(*guestState) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.m {
+		if gone(n.owner) && !n.gateway.Load() {
+			s.remove(n)
+		}
+	}
 }

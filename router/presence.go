@@ -23,10 +23,9 @@ const (
 
 // presence knows which guests have shown themselves. Memory is bounded; safe for concurrent use.
 type presence struct {
-	r      *Router
-	guests []guestPresence // by ID
-	wake   chan struct{}
-	renew  chan struct{} // the router needs another link-local address on the uplink
+	r     *Router
+	wake  chan struct{}
+	renew chan struct{} // the router needs another link-local address on the uplink
 }
 
 type guestPresence struct {
@@ -43,20 +42,20 @@ type awaited struct {
 	until   time.Duration
 }
 
-func newPresence(r *Router, guests int) *presence {
-	return &presence{r: r, guests: make([]guestPresence, guests), wake: make(chan struct{}, 1), renew: make(chan struct{}, 1)}
+func newPresence(r *Router) *presence {
+	return &presence{r: r, wake: make(chan struct{}, 1), renew: make(chan struct{}, 1)}
 }
 
 // appeared notes that a guest has sent something; the first time it is announced.
 func (w *worker) appeared(g *policy.Guest) {
-	if s := &w.presence.guests[g.ID]; !s.seen.Load() && !s.seen.Swap(true) {
-		w.presence.announce(g)
+	if s := w.world.states[g.ID]; !s.seen.Load() && !s.seen.Swap(true) {
+		w.presence.announce(s)
 	}
 }
 
 // announce makes the task tell the upstream about a guest.
-func (s *presence) announce(g *policy.Guest) {
-	s.guests[g.ID].left.Store(announceFor)
+func (s *presence) announce(g *guestState) {
+	g.left.Store(announceFor)
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -64,17 +63,16 @@ func (s *presence) announce(g *policy.Guest) {
 }
 
 // announceAll does so for all guests that are there, after the uplink came up or changed its MAC.
-func (s *presence) announceAll(b *policy.Bindings) {
-	for _, g := range b.Guests {
-		if s.guests[g.ID].seen.Load() {
+func (s *presence) announceAll(wd *world) {
+	for _, g := range wd.states {
+		if g.seen.Load() {
 			s.announce(g)
 		}
 	}
 }
 
 // vanished forgets a guest whose vif is gone, so that it is announced when it returns.
-func (s *presence) vanished(g *policy.Guest) {
-	p := &s.guests[g.ID]
+func (p *guestPresence) vanished() {
 	p.seen.Store(false)
 	p.left.Store(0)
 	p.mu.Lock()
@@ -88,7 +86,7 @@ func (w *worker) present(g *policy.Guest, a netip.Addr) {
 	if n == nil || w.world.config[n].Proxy.Answer != config.AnswerLearned || w.world.ByAddr(a) != g {
 		return
 	}
-	waiting := w.presence.guests[g.ID].learn(a, w.now(), w.world.config[n].Proxy.TTL)
+	waiting := w.world.of(g).learn(a, w.now(), w.world.config[n].Proxy.TTL)
 	w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], waiting...)
 }
 
@@ -113,8 +111,8 @@ func (p *guestPresence) learn(a netip.Addr, now, ttl time.Duration) []*stack.Fra
 	return waiting.replies
 }
 
-// answers tells whether a guest's address has shown itself within the network's TTL. If not, the reply is kept for when it does.
-func (p *guestPresence) answers(n *config.Network, a netip.Addr, reply *stack.Frame, now time.Duration) bool {
+// shown tells whether a guest's address has shown itself within the network's TTL. If not, the reply is kept for when it does.
+func (p *guestPresence) shown(n *config.Network, a netip.Addr, reply *stack.Frame, now time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if until, ok := p.until[a]; ok {
@@ -162,7 +160,7 @@ func (s *presence) probe(wd *world, g *policy.Guest, a netip.Addr) *stack.Frame 
 }
 
 // run announces guests and forgets what waited too long.
-func (s *presence) run(ctx context.Context) error {
+func (s *presence) run(ctx context.Context, asked <-chan struct{}) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -174,19 +172,25 @@ func (s *presence) run(ctx context.Context) error {
 		case <-s.renew:
 			_ = s.r.update() // the kernel watch repeats what fails
 			s.r.detectDuplicate()
+		case <-asked:
+			continue
 		case <-tick.C:
 			timer = true
 		}
-		wd := s.r.current.Load()
-		for _, g := range wd.Guests {
-			p := &s.guests[g.ID]
-			if timer {
-				p.expire(s.r.now())
-			}
-			// A guest that has just appeared is announced at once, and then by the clock.
-			if left := p.left.Load(); left > 0 && (timer || left == announceFor) && p.left.CompareAndSwap(left, left-1) {
-				s.r.links[stack.UplinkSide].Write(s.r.announcements(wd, g))
-			}
+		s.work(timer)
+	}
+}
+
+func (s *presence) work(timer bool) {
+	wd, done := s.r.aside()
+	defer done()
+	for i, p := range wd.states {
+		if timer {
+			p.expire(s.r.now())
+		}
+		// A guest that has just appeared is announced at once, and then by the clock.
+		if left := p.left.Load(); left > 0 && (timer || left == announceFor) && p.left.CompareAndSwap(left, left-1) {
+			s.r.links[stack.UplinkSide].Write(s.r.announcements(wd, wd.Guests[i]))
 		}
 	}
 }
@@ -195,21 +199,29 @@ func (s *presence) run(ctx context.Context) error {
 // announcements (RFC 5227 3). A prefix has no list of addresses; they are announced when the upstream asks.
 func (r *Router) announcements(wd *world, g *policy.Guest) []*stack.Frame {
 	var out []*stack.Frame
-	for _, p := range g.Addrs {
-		a := p.Addr()
-		n := wd.Network(a)
-		if n == nil || !n.Proxied || !p.IsSingleIP() || wd.Held[a] || wd.Upstream[a] || !wd.config[n].Proxy.Announce {
-			continue
-		}
+	for _, a := range wd.announced(g) {
+		n := wd.config[wd.Network(a)]
 		if a.Is4() {
 			out = append(out, stack.BuildARP(1, policy.BroadcastMAC, wd.UplinkMAC, a, policy.MAC{}, a))
 			continue
 		}
 		from := wd.UplinkLL
-		if wd.config[n].Proxy.Source == config.SourceTarget {
+		if n.Proxy.Source == config.SourceTarget {
 			from = a
 		}
-		out = append(out, stack.BuildNA(allNodesMAC, wd.UplinkMAC, from, allNodes, a, r.proxyFlags(g, wd.config[n])))
+		out = append(out, stack.BuildNA(allNodesMAC, wd.UplinkMAC, from, allNodes, a, r.proxyFlags(g, n)))
 	}
 	return out
+}
+
+// announced are the addresses of a guest that the upstream is told of unasked.
+func (wd *world) announced(g *policy.Guest) (list []netip.Addr) {
+	for _, p := range g.Addrs {
+		a := p.Addr()
+		n := wd.Network(a)
+		if n != nil && n.Proxied && p.IsSingleIP() && !wd.Held[a] && !wd.Upstream[a] && wd.config[n].Proxy.Announce {
+			list = append(list, a)
+		}
+	}
+	return list
 }

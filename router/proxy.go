@@ -21,7 +21,7 @@ func (w *worker) guestARP(p *policy.Packet, g *policy.Guest) {
 	if p.ARP.Op != 1 || !w.answersGuest(g, p.ARP.TPA) {
 		return
 	}
-	if !w.limits.neighbour(g) {
+	if !w.take(w.world.of(g).neighbours) {
 		w.drop(g, policy.NDLimit)
 		return
 	}
@@ -64,7 +64,7 @@ func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	if !taken && !w.answersGuest(g, target) {
 		return
 	}
-	if !w.limits.neighbour(g) {
+	if !w.take(w.world.of(g).neighbours) {
 		w.drop(g, policy.NDLimit)
 		return
 	}
@@ -223,18 +223,18 @@ func (w *worker) answersUplink(a netip.Addr) (*policy.Guest, *config.Network) {
 // mayAnswerUplink takes an answer about a guest's address, or the router's own, from its share. What other stations on the uplink ask for
 // takes nothing from the gateways, without whose questions nothing comes to the guest.
 func (w *worker) mayAnswerUplink(p *policy.Packet, g *policy.Guest) bool {
-	set := w.limits.of(g)
+	set := w.world.of(g)
 	for a := range w.world.Upstream {
 		if n := w.neighbours.lookup(a); n != nil && n.bits.Load() == p.SrcMAC.Bits() {
-			return w.limits.take(set.answersToGateway)
+			return w.take(set.answersToGateway)
 		}
 	}
-	return w.limits.take(set.answers)
+	return w.take(set.answers)
 }
 
 // answerWhenPresent sends an answer on the uplink, at once or when the guest has shown that it is there.
 func (w *worker) answerWhenPresent(g *policy.Guest, n *config.Network, a netip.Addr, reply *stack.Frame) {
-	if g == nil || n.Proxy.Answer == config.AnswerBound || w.presence.guests[g.ID].answers(n, a, reply, w.now()) {
+	if g == nil || n.Proxy.Answer == config.AnswerBound || w.world.of(g).shown(n, a, reply, w.now()) {
 		w.out[stack.UplinkSide] = append(w.out[stack.UplinkSide], reply)
 		return
 	}

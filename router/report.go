@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"udrouter/policy"
 	"udrouter/stack"
@@ -30,13 +29,7 @@ func allowError(bucket *rate.Limiter, now time.Time) bool {
 	return bucket.AllowN(now, 1+rand.IntN(2*errorCost-1))
 }
 
-// limits are token buckets, one set a guest; the last is for what no guest is behind. They go by the router's clock.
-type limits struct {
-	clock  tcpip.Clock
-	sets   []limitSet
-	nobody limitSet
-}
-
+// limitSet is a guest's token buckets, or those for what no guest is behind. They go by the router's clock.
 type limitSet struct {
 	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops, answers, answersToGateway *rate.Limiter
 }
@@ -51,28 +44,7 @@ func newLimitSet() limitSet {
 	}
 }
 
-func newLimits(guests int, clock tcpip.Clock) *limits {
-	l := &limits{clock: clock, sets: make([]limitSet, guests), nobody: newLimitSet()}
-	for i := range l.sets {
-		l.sets[i] = newLimitSet()
-	}
-	return l
-}
-
-func (l *limits) of(g *policy.Guest) *limitSet {
-	if g == nil {
-		return &l.nobody
-	}
-	return &l.sets[g.ID]
-}
-
-func (l *limits) echo(g *policy.Guest, side stack.Side) bool {
-	return side == stack.Host || l.take(l.of(g).echoes)
-}
-func (l *limits) neighbour(g *policy.Guest) bool    { return l.take(l.of(g).neighbours) }
-func (l *limits) newNeighbour(g *policy.Guest) bool { return l.take(l.of(g).nextHops) }
-
-func (l *limits) take(bucket *rate.Limiter) bool { return bucket.AllowN(l.clock.Now(), 1) }
+func (r *Router) take(bucket *rate.Limiter) bool { return bucket.AllowN(r.Clock.Now(), 1) }
 
 // report tells a packet's sender what became of it, where that may be told (RFC 1812 4.3.2.7, RFC 4443 2.4(e)) and the
 // guest concerned has not used up its share: the sender, or else the destination.
@@ -104,7 +76,7 @@ func (w *worker) mayReport(p *policy.Packet, from *policy.Guest, tooBig bool) bo
 	if from == nil {
 		concerned, toGuest = w.world.ByAddr(p.Dst), false
 	}
-	set := w.limits.of(concerned)
+	set := w.world.of(concerned)
 	bucket := set.errors
 	switch {
 	case toGuest && tooBig:
@@ -114,7 +86,7 @@ func (w *worker) mayReport(p *policy.Packet, from *policy.Guest, tooBig bool) bo
 	case tooBig:
 		bucket = set.tooBig
 	}
-	return allowError(bucket, w.limits.clock.Now())
+	return allowError(bucket, w.Clock.Now())
 }
 
 // sendError puts an error on the link that the packet came from.

@@ -29,13 +29,13 @@ type UplinkLink interface {
 
 // Options are what a Router is made of. The links are closed by Run.
 type Options struct {
-	Config   *config.Config
-	Bindings *policy.Bindings
-	Guests   stack.Link
-	Uplink   UplinkLink
-	Host     stack.Link   // nil: dom0 and its guests do not meet
-	Control  net.Listener // of the control socket; nil: none
-	Log      *slog.Logger
+	Config  *config.Config // to begin with, see Reload
+	Around  Surroundings   // nil: there is no reloading
+	Guests  stack.Link
+	Uplink  UplinkLink
+	Host    stack.Link   // nil: dom0 and its guests do not meet
+	Control net.Listener // of the control socket; nil: none
+	Log     *slog.Logger
 
 	// HostUplink reads what the rules of host.uplink have counted in dom0's kernel, in their order and the default last; nil: nobody knows.
 	HostUplink func() ([]HostCount, error)
@@ -65,15 +65,20 @@ type Router struct {
 	rebuilt    chan struct{}
 	rebuilding sync.Mutex
 	updating   sync.Mutex
+	running    atomic.Pointer[running]
+	asking     sync.Mutex   // held by who waits for workers
+	besides    sync.RWMutex // see aside
+	reloading  sync.Mutex
+	reloads    atomic.Uint64
+	lastReload atomic.Pointer[ReloadStatus]
 	longWay    bool          // no packet takes the short way, for tests to compare
 	hits       atomic.Uint64 // packets that did
 	duplicates atomic.Int32  // link-local addresses on the uplink that somebody else has
 
 	linkLocals *policy.LinkLocals
-	engine     *policy.Engine
+	nobody     *guestState // for what no guest is behind
 	neighbours *neighbours
 	presence   *presence
-	limits     *limits
 	drops      [policy.Reasons]atomic.Uint64
 	would      [policy.Reasons]atomic.Uint64 // what policies in shadow mode would have dropped
 	dropLog    dropLog
@@ -89,13 +94,12 @@ func New(o Options) (*Router, error) {
 	if o.Clock == nil {
 		r.Clock = tcpip.NewStdClock()
 	}
-	r.epoch, r.limits = r.Clock.NowMonotonic(), newLimits(len(o.Bindings.Guests), r.Clock)
-	r.neighbours = newNeighbours(r, len(o.Bindings.Guests))
-	r.presence = newPresence(r, len(o.Bindings.Guests))
-	var err error
-	if r.engine, err = newEngine(o.Config, o.Bindings); err != nil {
+	first, err := newPlan(o.Config, nil)
+	if err != nil {
 		return nil, err
 	}
+	r.epoch, r.nobody = r.Clock.NowMonotonic(), first.nobody
+	r.neighbours, r.presence = newNeighbours(r), newPresence(r)
 	ns, err := stack.NewNetstack(r.Clock, r.transmit)
 	if err != nil {
 		return nil, err
@@ -106,7 +110,7 @@ func New(o Options) (*Router, error) {
 		ns.Close()
 		return nil, err
 	}
-	if err := r.apply(k); err != nil {
+	if err := r.apply(k, first); err != nil {
 		ns.Close()
 		return nil, err
 	}
@@ -115,22 +119,23 @@ func New(o Options) (*Router, error) {
 
 // task is a goroutine with a name. Its end, but by ctx, ends the router: none dies silently.
 type task struct {
-	name string
-	run  func(context.Context) error
+	name  string
+	run   func(ctx context.Context, asked <-chan struct{}) error
+	asked chan struct{} // which run receives from whenever it does nothing else; nil: it does not
 }
 
 // Run forwards until ctx ends, then closes the links. ready is called when all tasks are under way.
 func (r *Router) Run(ctx context.Context, ready func()) error {
 	tasks := []task{
-		{"neighbours", r.neighbours.run},
-		{"announcements", r.presence.run},
-		{"housekeeping", every(time.Second, r.housekeep)},
-		{"kernel watch", func(ctx context.Context) error { return r.Watch(ctx, r.update) }},
-		{"log of drops", every(logEvery, func() { r.dropLog.write(r.log, "dropped") })},
-		{"log of shadow mode", every(logEvery, func() { r.wouldLog.write(r.log, "would have been dropped") })},
+		{"neighbours", r.neighbours.run, make(chan struct{})},
+		{"announcements", r.presence.run, make(chan struct{})},
+		{"housekeeping", every(time.Second, r.housekeep), make(chan struct{})},
+		{"kernel watch", func(ctx context.Context, _ <-chan struct{}) error { return r.Watch(ctx, r.update) }, nil},
+		{"log of drops", every(logEvery, func() { r.dropLog.write(r.log, "dropped") }), make(chan struct{})},
+		{"log of shadow mode", every(logEvery, func() { r.wouldLog.write(r.log, "would have been dropped") }), make(chan struct{})},
 	}
 	if r.Control != nil {
-		tasks = append(tasks, task{"control socket", r.serveControl})
+		tasks = append(tasks, task{"control socket", func(ctx context.Context, _ <-chan struct{}) error { return r.serveControl(ctx) }, nil})
 	}
 	var open []stack.Link
 	for _, link := range r.links {
@@ -138,13 +143,15 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 			open = append(open, link)
 		}
 	}
-	for i, w := range r.newWorkers() {
-		tasks = append(tasks, task{fmt.Sprint("worker ", i), func(context.Context) error { return w.run() }})
+	workers := r.newWorkers()
+	for i, w := range workers {
+		tasks = append(tasks, task{fmt.Sprint("worker ", i), func(context.Context, <-chan struct{}) error { return w.run() }, nil})
 	}
+	r.running.Store(&running{tasks, workers})
 	g, ctx := errgroup.WithContext(ctx)
 	for _, t := range tasks {
 		g.Go(func() error {
-			if err := t.run(ctx); err != nil {
+			if err := t.run(ctx, t.asked); err != nil {
 				return fmt.Errorf("running the %s: %w", t.name, err)
 			}
 			if ctx.Err() == nil {
@@ -169,14 +176,15 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 }
 
 // every is a task that does something now and then.
-func every(interval time.Duration, do func()) func(context.Context) error {
-	return func(ctx context.Context) error {
+func every(interval time.Duration, do func()) func(context.Context, <-chan struct{}) error {
+	return func(ctx context.Context, asked <-chan struct{}) error {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
+			case <-asked:
 			case <-tick.C:
 				do()
 			}
@@ -206,7 +214,7 @@ func (r *Router) update() error {
 		k, err = old, nil
 	}
 	if err == nil {
-		err = r.apply(k)
+		err = r.apply(k, r.current.Load().plan)
 	}
 	if err != nil {
 		r.log.Error("what dom0's kernel changed could not be followed yet; the router goes on with what it knew", "error", err)
@@ -214,10 +222,10 @@ func (r *Router) update() error {
 	return err
 }
 
-// apply makes a new world, and tells everything that has to know.
-func (r *Router) apply(k stack.Kernel) error {
+// apply makes a new world, and tells everything that has to know. r.updating is held, but in New.
+func (r *Router) apply(k stack.Kernel, pl *plan) error {
 	old := r.current.Load()
-	w := newWorld(r.Config, r.Bindings, r.linkLocals, r.RouterMAC, r.GuestMTU, int(r.duplicates.Load()), k)
+	w := newWorld(pl, r.linkLocals, r.RouterMAC, r.GuestMTU, int(r.duplicates.Load()), k)
 	if old != nil && old.same(w) {
 		return nil
 	}
@@ -246,14 +254,14 @@ func (r *Router) apply(k stack.Kernel) error {
 		r.Uplink.Rebind()
 	}
 	if now.Up && (!was.Up || now.MAC != was.MAC) {
-		r.log.Info("the uplink is up", "uplink", r.Config.Uplink.Name, "mac", now.MAC)
+		r.log.Info("the uplink is up", "uplink", pl.config.Uplink.Name, "mac", now.MAC)
 		r.neighbours.refresh()
-		r.presence.announceAll(w.Bindings)
+		r.presence.announceAll(w)
 		r.detectDuplicate()
 	}
-	for _, g := range w.Guests {
+	for i, g := range w.Guests {
 		if old.kernel.Up[g.Vif] && !k.Up[g.Vif] {
-			r.presence.vanished(g)
+			w.states[i].vanished()
 		}
 	}
 	return nil
@@ -315,16 +323,16 @@ func (r *Router) duplicate(mac policy.MAC) {
 
 // count counts a packet that goes no further, for its guest if there is one. p may be nil.
 func (r *Router) count(g *policy.Guest, reason policy.Reason, p *policy.Packet) {
-	r.countBy(0, g, reason, p)
+	r.countBy(nil, 0, g, reason, p)
 }
 
-// countBy is count for what a rule has refused; 0 is none.
-func (r *Router) countBy(rule policy.RuleID, g *policy.Guest, reason policy.Reason, p *policy.Packet) {
+// countBy is count for what a rule of an engine has refused; 0 is none.
+func (r *Router) countBy(e *policy.Engine, rule policy.RuleID, g *policy.Guest, reason policy.Reason, p *policy.Packet) {
 	r.drops[reason].Add(1)
 	if g != nil {
 		g.Counters.Drops[reason].Add(1)
 	}
-	r.note(&r.dropLog, reason, rule, g, p)
+	r.note(&r.dropLog, e, reason, rule, g, p)
 }
 
 func contains(list []string, s string) bool {

@@ -295,7 +295,7 @@ func TestLearned(t *testing.T) {
 	for range 100 {
 		s.send(stack.UplinkSide, ns2)
 	}
-	if n := len(s.presence.guests[1].waiting[cases.Two6].replies); n != maxWaiting {
+	if n := len(s.current.Load().states[1].waiting[cases.Two6].replies); n != maxWaiting {
 		t.Errorf("%d answers wait for one guest, want %d", n, maxWaiting)
 	}
 }
@@ -373,8 +373,8 @@ func TestAnnounce(t *testing.T) {
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8))
 	s.links[stack.UplinkSide].Take()
 	wd := s.current.Load()
-	if s.presence.guests[0].left.Load() != announceFor || s.presence.guests[1].left.Load() != 0 {
-		t.Fatalf("guest one has %d announcements to come, guest two %d", s.presence.guests[0].left.Load(), s.presence.guests[1].left.Load())
+	if s.current.Load().states[0].left.Load() != announceFor || s.current.Load().states[1].left.Load() != 0 {
+		t.Fatalf("guest one has %d announcements to come, guest two %d", s.current.Load().states[0].left.Load(), s.current.Load().states[1].left.Load())
 	}
 	out := s.announcements(wd, wd.Guests[0])
 	want := cases.NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, eth0MAC, s.net.UplinkLL, cases.AllNodes, cases.One6, eth0MAC, policy.NARouter)
@@ -383,23 +383,23 @@ func TestAnnounce(t *testing.T) {
 	}
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8))
 	// The vif vanishes and returns: it is announced anew.
-	s.presence.guests[0].left.Store(0)
+	s.current.Load().states[0].left.Store(0)
 	s.kernel.Up = map[string]bool{"vif2.0": true}
 	s.update()
 	s.kernel.Up = map[string]bool{"vif1.0": true, "vif2.0": true}
 	s.update()
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8))
-	if s.presence.guests[0].left.Load() != announceFor {
+	if s.current.Load().states[0].left.Load() != announceFor {
 		t.Error("a guest that came back was not announced")
 	}
 	// The uplink comes up: whoever is there is announced.
-	s.presence.guests[0].left.Store(0)
+	s.current.Load().states[0].left.Store(0)
 	for _, up := range []bool{false, true} {
 		s.kernel.Uplink.Up = up
 		s.kernel.Up = map[string]bool{"vif1.0": true, "vif2.0": true, "eth0": up}
 		s.update()
 	}
-	if s.presence.guests[0].left.Load() != announceFor || s.presence.guests[1].left.Load() != 0 {
+	if s.current.Load().states[0].left.Load() != announceFor || s.current.Load().states[1].left.Load() != 0 {
 		t.Error("after the uplink came up, guest one alone is announced")
 	}
 }

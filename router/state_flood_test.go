@@ -250,7 +250,7 @@ func TestStateFloods(t *testing.T) {
 
 func runFlood(t *testing.T, w *floodWorld, f stateFlood, most, steps, step int) {
 	const connections = 20
-	one, two := w.Bindings.Guests[0], w.Bindings.Guests[1]
+	one, two := w.current.Load().Guests[0], w.current.Load().Guests[1]
 	for i := range connections {
 		w.opens("before", cases.MAC1, w.one, uint16(200+i))
 		w.opens("before", cases.MAC2, w.two, uint16(200+i))
@@ -277,17 +277,17 @@ func runFlood(t *testing.T, w *floodWorld, f stateFlood, most, steps, step int) 
 	if grown := heap() - before; grown > int64(2*most*256+4<<20) {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
-	flows := w.engine.Flows(one).Len()
-	if flows > most || w.engine.Flows(two).Len() > most {
-		t.Errorf("%d and %d flows, want %d at most", flows, w.engine.Flows(two).Len(), most)
+	flows := w.current.Load().engine.Flows(one).Len()
+	if flows > most || w.current.Load().engine.Flows(two).Len() > most {
+		t.Errorf("%d and %d flows, want %d at most", flows, w.current.Load().engine.Flows(two).Len(), most)
 	}
-	if !f.at && w.engine.Flows(two).Len() != connections+steps {
-		t.Errorf("the neighbour has %d flows", w.engine.Flows(two).Len())
+	if !f.at && w.current.Load().engine.Flows(two).Len() != connections+steps {
+		t.Errorf("the neighbour has %d flows", w.current.Load().engine.Flows(two).Len())
 	}
 	if n := two.Counters.DropTotal(); !f.at && n != 0 {
 		t.Errorf("%d packets of the neighbour were dropped", n)
 	}
-	if made := flows + w.engine.Flows(two).Len() - 2*connections - steps; f.flows == (made == 0) {
+	if made := flows + w.current.Load().engine.Flows(two).Len() - 2*connections - steps; f.flows == (made == 0) {
 		t.Errorf("the flood made %d flows", made)
 	}
 	// It is over, and the guest itself is served like any other.

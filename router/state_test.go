@@ -76,7 +76,7 @@ func TestStateTimes(t *testing.T) {
 				// What is over is forgotten, and takes no room.
 				w.clock.Advance(3 * time.Hour)
 				w.sweep()
-				if n := w.engine.Flows(w.Bindings.Guests[0]).Len(); n != 0 {
+				if n := w.current.Load().engine.Flows(w.current.Load().Guests[0]).Len(); n != 0 {
 					t.Errorf("%d flows are left", n)
 				}
 			})

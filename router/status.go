@@ -22,7 +22,8 @@ type Status struct {
 	Drops         map[string]uint64 `json:"drops"`      // by reason; those that never happened are left out
 	WouldDrop     map[string]uint64 `json:"would_drop"` // what policies in shadow mode would have dropped
 	ForeignMAC    uint64            `json:"foreign_mac_uplink"`
-	Reloads       uint64            `json:"reloads"`
+	Reloads       uint64            `json:"reloads"`     // that went well
+	LastReload    *ReloadStatus     `json:"last_reload"` // null: there was none
 	RouterMAC     string            `json:"router_mac"`
 	UplinkAddress string            `json:"uplink_link_local"`
 	Warnings      []string          `json:"warnings"`
@@ -77,9 +78,9 @@ func (r *Router) Status() Status {
 	wd := r.current.Load()
 	s := Status{
 		Version: Version, Uptime: time.Since(r.started).Seconds(), WouldDrop: words(&r.would),
-		Flows:     FlowStatus{Active: r.engine.Budget().Used(), Max: r.engine.Budget().Max(), Hits: r.hits.Load()},
+		Flows:     FlowStatus{Active: wd.engine.Budget().Used(), Max: wd.engine.Budget().Max(), Hits: r.hits.Load()},
 		RouterMAC: r.RouterMAC.String(), UplinkAddress: wd.UplinkLL.String(), Warnings: append([]string{}, wd.warnings...),
-		Links: []LinkStatus{}, Domus: []DomuStatus{},
+		Links: []LinkStatus{}, Domus: []DomuStatus{}, Reloads: r.reloads.Load(), LastReload: r.lastReload.Load(),
 	}
 	s.Drops = words(&r.drops)
 	for _, link := range r.links {
@@ -100,25 +101,26 @@ func (r *Router) Status() Status {
 		s.ForeignMAC = u.Foreign.Load()
 	}
 	for _, g := range wd.Guests {
-		c := &g.Counters
-		d := DomuStatus{Name: g.Name, Flows: r.engine.Flows(g).Len(), RxPackets: c.RxPackets.Load(), TxPackets: c.TxPackets.Load(), RxBytes: c.RxBytes.Load(),
+		c := g.Counters
+		d := DomuStatus{Name: g.Name, Flows: wd.engine.Flows(g).Len(), RxPackets: c.RxPackets.Load(), TxPackets: c.TxPackets.Load(), RxBytes: c.RxBytes.Load(),
 			TxBytes: c.TxBytes.Load(), Drops: c.DropTotal(), Reasons: words(&c.Drops), WouldDrop: words(&c.Would)}
 		s.Domus = append(s.Domus, d)
 	}
 	var err error
-	if s.HostUplink, err = r.hostUplink(); err != nil {
+	if s.HostUplink, err = r.hostUplink(wd); err != nil {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("host.uplink: what its rules count cannot be read: %v", err))
 	}
 	return s
 }
 
 // hostUplink reads what the rules of host.uplink count.
-func (r *Router) hostUplink() ([]HostRuleStatus, error) {
+func (r *Router) hostUplink(wd *world) ([]HostRuleStatus, error) {
 	list := []HostRuleStatus{}
-	if r.HostUplink == nil || r.Config.Host == nil || r.Config.Host.Uplink == nil {
+	host := wd.plan.config.Host
+	if r.HostUplink == nil || host == nil || host.Uplink == nil {
 		return list, nil
 	}
-	chain := r.Config.Host.Uplink
+	chain := host.Uplink
 	counts, err := r.HostUplink()
 	if err == nil && len(counts) != len(chain.Rules)+1 {
 		err = fmt.Errorf("there are %d counters for %d rules", len(counts), len(chain.Rules))

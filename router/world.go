@@ -21,6 +21,9 @@ var linkLocal1 = netip.MustParseAddr("fe80::1")
 // world is all that a packet's fate depends on besides the packet. It is immutable; workers load it once a batch.
 type world struct {
 	policy.View
+	plan       *plan
+	engine     *policy.Engine
+	states     []*guestState // by ID
 	kernel     stack.Kernel
 	config     map[*policy.Network]*config.Network
 	routes     bart.Table[stack.Route] // through the uplink
@@ -36,10 +39,11 @@ type world struct {
 	gatewayFor map[bool]netip.Addr // by IPv6
 }
 
-// newWorld compiles what the file says and what the kernel knows. duplicates is how many link-local addresses on the uplink
+// newWorld puts together what the file says and what the kernel knows. duplicates is how many link-local addresses on the uplink
 // somebody else was found to have.
-func newWorld(cfg *config.Config, b *policy.Bindings, ll *policy.LinkLocals, routerMAC policy.MAC, guestMTU, duplicates int, k stack.Kernel) *world {
-	w := &world{kernel: k, config: map[*policy.Network]*config.Network{}, isolate: cfg.Bridge.Isolate, host: cfg.Host != nil, gatewayFor: map[bool]netip.Addr{}}
+func newWorld(pl *plan, ll *policy.LinkLocals, routerMAC policy.MAC, guestMTU, duplicates int, k stack.Kernel) *world {
+	cfg, b := pl.config, pl.bindings
+	w := &world{plan: pl, engine: pl.engine, states: pl.states, kernel: k, config: map[*policy.Network]*config.Network{}, isolate: cfg.Bridge.Isolate, host: cfg.Host != nil, gatewayFor: map[bool]netip.Addr{}}
 	w.View = policy.View{
 		Bindings: b, RouterMAC: routerMAC, UplinkMAC: k.Uplink.MAC, LinkLocals: ll,
 		Own: map[netip.Addr]bool{linkLocal1: true}, Held: map[netip.Addr]bool{}, Upstream: map[netip.Addr]bool{}, Taken: map[netip.Addr]bool{}, Broadcasts: map[netip.Addr]bool{},
@@ -233,20 +237,7 @@ func RouterMAC(cfg *config.Config, uplink policy.MAC) policy.MAC {
 	return policy.MAC{h[0]&^1 | 2, h[1], h[2], h[3], h[4], h[5]}
 }
 
-// NewBindings compiles a file's networks and guests. A guest without a vif is bound all the same: its frames tell who it is.
-func NewBindings(cfg *config.Config) (*policy.Bindings, error) {
-	var networks []*policy.Network
-	for _, n := range cfg.Networks {
-		networks = append(networks, &policy.Network{Name: n.Name, Prefix: n.Prefix, Gateway: n.Gateway, Proxied: n.Upstream == config.Proxied})
-	}
-	var guests []*policy.Guest
-	for _, d := range cfg.Domus {
-		guests = append(guests, &policy.Guest{Name: d.Name, Vif: d.Vif, MAC: d.MAC, Addrs: slices.Concat(d.IPv4, d.IPv6)})
-	}
-	return policy.NewBindings(networks, guests)
-}
-
 // same tells whether two worlds differ in nothing that the router goes by.
 func (w *world) same(o *world) bool {
-	return w.UplinkLL == o.UplinkLL && reflect.DeepEqual(w.kernel, o.kernel)
+	return w.plan == o.plan && w.UplinkLL == o.UplinkLL && reflect.DeepEqual(w.kernel, o.kernel)
 }

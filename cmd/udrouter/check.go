@@ -73,14 +73,24 @@ func required(c *cobra.Command, flag string) {
 
 // load reads a configuration; all that is wrong with it is written to w.
 func load(file string, w io.Writer) (*config.Config, error) {
+	cfg, _, err := loadAll(file, w)
+	return cfg, err
+}
+
+// loadAll is load that lists what is wrong as well.
+func loadAll(file string, w io.Writer) (*config.Config, []router.Diagnostic, error) {
 	cfg, diags := config.Load(file)
 	if err := config.WriteDiagnostics(w, diags, isTerminal(w)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if diags.HasErrors() {
-		return nil, errSaid
+	if !diags.HasErrors() {
+		return cfg, nil, nil
 	}
-	return cfg, nil
+	var list []router.Diagnostic
+	for _, d := range diags {
+		list = append(list, router.Diagnostic{File: d.Subject.Filename, Line: d.Subject.Start.Line, Column: d.Subject.Start.Column, Summary: d.Summary, Detail: d.Detail})
+	}
+	return nil, list, errSaid
 }
 
 func isTerminal(w io.Writer) bool {

@@ -9,10 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/pprof"
-	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -41,11 +39,19 @@ func runCommand() *cobra.Command {
 			if socket != "" {
 				cfg.Control.Socket = socket
 			}
-			log := logger(c.ErrOrStderr(), cfg.Log)
+			level := new(slog.LevelVar)
+			log := logger(c.ErrOrStderr(), cfg.Log, level)
+			around := &surroundings{level: level, log: log, load: func(w io.Writer) (*config.Config, []router.Diagnostic, error) {
+				cfg, list, err := loadAll(file, w)
+				if cfg != nil && socket != "" {
+					cfg.Control.Socket = socket
+				}
+				return cfg, list, err
+			}}
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)
 			}
-			run := func() error { return route(c.Context(), cfg, state, workers, log) }
+			run := func() error { return route(c.Context(), cfg, around, state, workers, log) }
 			if profile != "" {
 				return profiled(profile, run)
 			}
@@ -74,32 +80,35 @@ func profiled(file string, do func() error) (err error) {
 	return do()
 }
 
-func logger(w io.Writer, c config.Log) *slog.Logger {
-	var o slog.HandlerOptions
-	var level slog.Level
-	if level.UnmarshalText([]byte(c.Level)) == nil {
-		o.Level = level
-	}
+// logger writes what is of a level that may change.
+func logger(w io.Writer, c config.Log, level *slog.LevelVar) *slog.Logger {
+	setLevel(level, c)
+	o := slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &o))
 	}
 	return slog.New(slog.NewTextHandler(w, &o))
 }
 
+func setLevel(level *slog.LevelVar, c config.Log) {
+	var l slog.Level
+	if l.UnmarshalText([]byte(c.Level)) == nil {
+		level.Set(l)
+	}
+}
+
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
 // kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
-func route(ctx context.Context, cfg *config.Config, state string, workers int, log *slog.Logger) (err error) {
+func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, log *slog.Logger) (err error) {
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
 			err = errors.Join(err, closers[i]())
 		}
 	}()
+	hup, stop := hangupSignal()
+	defer stop()
 	kernel, err := stack.ReadKernel(cfg.Uplink.Name)
-	if err != nil {
-		return err
-	}
-	bindings, err := router.NewBindings(cfg)
 	if err != nil {
 		return err
 	}
@@ -109,7 +118,7 @@ func route(ctx context.Context, cfg *config.Config, state string, workers int, l
 	}
 	closers = append(closers, guard.Close)
 	mtu := router.GuestMTU(cfg, kernel)
-	o := router.Options{Config: cfg, Bindings: bindings, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC), GuestMTU: mtu,
+	o := router.Options{Config: cfg, Around: around, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC), GuestMTU: mtu,
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
 		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
 	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu, workers)
@@ -130,7 +139,8 @@ func route(ctx context.Context, cfg *config.Config, state string, workers int, l
 		closers = append(closers, tun.Close)
 		o.Host = tun
 	}
-	if err := guard.Start(dom0Spec(cfg, kernel, o.RouterMAC, mtu, state, log)); err != nil {
+	around.guard, around.spec = guard, func(cfg *config.Config) dom0.Spec { return dom0Spec(cfg, kernel, o.RouterMAC, mtu, state, log) }
+	if err := guard.Start(around.spec(cfg)); err != nil {
 		return err
 	}
 	closers = append(closers, guard.Close) // first of all at the end: while TAP and TUN are there
@@ -159,9 +169,10 @@ func route(ctx context.Context, cfg *config.Config, state string, workers int, l
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return guard.Run(ctx) })
-	g.Go(func() error { return ignoreHangups(ctx, log) })
 	g.Go(func() error {
 		return r.Run(ctx, func() {
+			g.Go(func() error { return hangups(ctx, r, log, hup) })
+			g.Go(func() error { return watchdog(ctx, r, log) })
 			log.Info("ready", "uplink", cfg.Uplink.Name, "bridge", cfg.Bridge.Name, "domus", len(cfg.Domus), "router_mac", o.RouterMAC)
 			notify(log, daemon.SdNotifyReady)
 		})
@@ -211,21 +222,6 @@ func dom0Spec(cfg *config.Config, kernel stack.Kernel, mac policy.MAC, mtu int, 
 		}
 	}
 	return s
-}
-
-// ignoreHangups keeps SIGHUP from ending the router until it can reload.
-func ignoreHangups(ctx context.Context, log *slog.Logger) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hup:
-			log.Warn("SIGHUP: reloading is not there yet; restart the router to use a changed configuration")
-		}
-	}
 }
 
 // notify tells systemd, where it has asked to be told (sd_notify(3)).

@@ -62,39 +62,50 @@ func askStatus(ctx context.Context, socket string) (s router.Status, body []byte
 
 // ask sends a GET to the control socket and returns the answer's body.
 func ask(ctx context.Context, socket, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	code, body, err := tell(ctx, socket, http.MethodGet, path, 5*time.Second)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("the router answered %d", code)
+	}
+	return body, err
+}
+
+// tell sends a request without a body to the control socket and returns status and body of the answer, for which it waits so long.
+func tell(ctx context.Context, socket, method, path string, wait time.Duration) (code int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://udrouter"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://udrouter"+path, nil)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	resp, err := client.Do(req)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("this user may not ask the router on %s: be root, or in the group that control.group names", socket)
+		return 0, nil, fmt.Errorf("this user may not ask the router on %s: be root, or in the group that control.group names", socket)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("no router answers on %s (is it running? --socket names another one): %w", socket, err)
+		return 0, nil, fmt.Errorf("no router answers on %s (is it running? --socket names another one): %w", socket, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, 64<<20)); err != nil {
+		return 0, nil, fmt.Errorf("reading the answer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the router answered %s", resp.Status)
-	}
-	return body, nil
+	return resp.StatusCode, body, nil
 }
 
 func printStatus(out io.Writer, s router.Status) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "udrouter %s, up %v\n", s.Version, time.Duration(s.Uptime*float64(time.Second)).Round(time.Second))
 	fmt.Fprintf(w, "router's MAC toward guests %s, link-local on the uplink %s\n", s.RouterMAC, s.UplinkAddress)
-	fmt.Fprintf(w, "\nLINK\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tERRORS\n")
+	fmt.Fprintf(w, "%d reloads", s.Reloads)
+	if l := s.LastReload; l != nil && l.Error == "" {
+		fmt.Fprintf(w, ", the last at %s", l.At.Format(time.RFC3339))
+	} else if l != nil {
+		fmt.Fprintf(w, "; the one at %s failed: %s", l.At.Format(time.RFC3339), l.Error)
+	}
+	fmt.Fprintf(w, "\n\nLINK\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tERRORS\n")
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", l.Name, l.RxPackets, l.RxBytes, l.TxPackets, l.TxBytes, l.Errors)
 	}
