@@ -124,8 +124,8 @@ func TestControlReload(t *testing.T) {
 	}
 }
 
-// running is a router that runs until the test ends, with links whose far end is the test.
-func (s *sim) start(t *testing.T) {
+// start runs the router until the test ends, with links whose far end is the test.
+func (s *sim) start(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error)
