@@ -222,6 +222,10 @@ func (d *decoder) ifname(name string, at hcl.Range) {
 	if at.Empty() {
 		return // a label that labels has reported
 	}
+	if isTODO(name) {
+		d.todo(name, at, "the name of an interface")
+		return
+	}
 	why := ""
 	switch wrong := strings.IndexFunc(name, func(c rune) bool { return c == '/' || c == ':' || c == ' ' || !printable(c) }); {
 	case name == "":

@@ -78,7 +78,10 @@ func (r *reporter) literal(e hcl.Expression, key, takes string) value {
 		}
 		return value{key, e.Val, at}
 	case *hclsyntax.TemplateExpr:
-		if s, ok := text(e); ok {
+		if s, ok := text(e); ok && isTODO(s) {
+			r.todo(s, at, takes)
+			return value{}
+		} else if ok {
 			return value{key, cty.StringVal(s), at}
 		}
 		r.errorf(at, "Template in a value", "${ and %%{ sequences are not supported. Write the value itself.")
@@ -109,6 +112,21 @@ func (r *reporter) literal(e hcl.Expression, key, takes string) value {
 		r.errorf(at, "Expression in a value", "Expressions are not supported. Write the value itself: %s takes %s.", key, takes)
 	}
 	return value{}
+}
+
+// isTODO tells whether a string stands for a value that someone has yet to decide on, as `udrouter import` writes it.
+func isTODO(s string) bool {
+	word, _, _ := strings.Cut(s, ":")
+	return word == "TODO"
+}
+
+// todo reports such a string; takes is what the value may be.
+func (r *reporter) todo(s string, at hcl.Range, takes string) {
+	what := ""
+	if _, rest, ok := strings.Cut(s, ":"); ok {
+		what = fmt.Sprintf(" Wanted is %s.", excerpt(rest))
+	}
+	r.errorf(at, "Value to be filled in", "TODO stands for what the configuration was made without.%s In its place write %s.", what, takes)
 }
 
 // text is a quoted string without templates.
