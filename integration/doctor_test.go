@@ -59,6 +59,9 @@ func TestDoctor(t *testing.T) {
 	where[5] += ".none"
 	expect("a socket that nobody listens on", 1, "router")
 	where[5] = p.Socket
+	where[3] = t.TempDir()
+	expect("another state directory", 1, "leftovers")
+	where[3] = p.State
 	must(t, p.Kill())
 	expect("a router that was killed", 0, "leftovers")
 	next := l.Dom0.Command(testContext(t), exe, "run", "-c", file, "--state", p.State, "--socket", p.Socket)

@@ -60,7 +60,7 @@ type check struct {
 var checks = []check{
 	{"file", "the configuration is not valid, not root's, or others may write it", (*machine).checkFile},
 	{"router", "another udrouter runs here, or the one that runs does not answer", (*machine).checkRouter},
-	{"leftovers", "a killed run has left its settings", (*machine).checkLeftovers},
+	{"leftovers", "a killed run has left its settings, or nobody knows whose tables there are", (*machine).checkLeftovers},
 	{"foreign-mac", "a running router has kept frames with a foreign MAC off the uplink", (*machine).checkForeign},
 	{"kernel", "Linux is older than 5.18; tun or nf_tables is missing", (*machine).checkKernel},
 	{"forwarding", "dom0's kernel forwards as well", (*machine).checkForwarding},

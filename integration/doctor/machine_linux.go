@@ -36,6 +36,7 @@ type machine struct {
 	chains   []filterChain
 	running  *dom0.HeldError
 	left     []string
+	guarded  bool // there are nftables tables of a udrouter's
 	lro      bool
 	settings map[string]string // sysctls that were asked for; without those that there are not
 }
@@ -192,6 +193,7 @@ func (m *machine) readFilters() error {
 	drops := map[table]map[string]bool{} // by chain
 	for _, c := range chains {
 		if c.Table.Name == dom0.TableName {
+			m.guarded = true
 			continue
 		}
 		rules, err := conn.GetRules(c.Table, c)

@@ -37,6 +37,10 @@ func (m *machine) checkLeftovers() (list []Finding) {
 		list = append(list, warning("udrouter run -c FILE: the next start puts right what was left, and its end what was there before",
 			"a run was killed, and what it set in dom0's kernel is still there; nothing is forwarded (%s)", filepath.Base(path)))
 	}
+	if m.guarded && m.running == nil && len(m.left) == 0 {
+		list = append(list, problem("give the directory of that run with --state; if there was none, nft delete table FAMILY udrouter for netdev, inet and bridge",
+			"there are nftables tables of a udrouter, but %s knows of no run", m.StateDir))
+	}
 	return list
 }
 

@@ -4,7 +4,7 @@
 // Its files, in the order in which a set-up passes them:
 //
 //	ledger.go                   every line that was read, and what became of it: none is lost in silence
-//	words.go                    lines and words of files and commands
+//	words.go shell.go           lines and words of files and commands; what a script says of them
 //	interfaces.go command.go ndppd.go xl.go
 //	                            what the files say, without conclusions
 //	iptables.go match.go flatten.go
@@ -57,6 +57,7 @@ type setup struct {
 	tables     [2]*table // filter rules of IPv4 and IPv6; nil: no file has any
 	proxyARP   bool      // for all interfaces or the uplink's
 	restored   [2]bool   // a file of rules was given
+	condition  string    // what the command that is being read depends on; "": nothing
 }
 
 // Import reads the files. Its error joins all that is malformed, each as "file:line: what is wrong"; then there is no result.

@@ -231,22 +231,13 @@ func (r *ifReader) hook(note *Note, dev string, down bool, value string) {
 		r.undoes(note, list)
 		return
 	}
-	for n, words := range list {
-		if n > 0 { // each of a line's commands has an outcome of its own
-			note = r.enter(note.File, note.Line, strings.Join(words, " "))
-		} else if len(list) > 1 {
-			note.Text = clean(strings.Join(words, " "))
-		}
-		note.left("this command is not understood: see whether dom0 still needs it")
-		r.command(note, dev, words)
-	}
+	r.shellLine(note, dev, &shell{}, list)
 }
 
 // undoes judges a down line by whether its commands are of those that up lines are read for.
-func (r *ifReader) undoes(note *Note, list [][]string) {
-	known := []string{"ip", "sysctl", "echo", "iptables", "ip6tables", "ifconfig", "route", "true", "iptables-restore", "ip6tables-restore"}
-	for _, words := range list {
-		if !slices.Contains(known, filepath.Base(words[0])) {
+func (r *ifReader) undoes(note *Note, list []shellCommand) {
+	for _, c := range list {
+		if !slices.Contains(knownCommands, filepath.Base(c.words[0])) {
 			note.left("this command is not understood: see whether dom0 still needs it")
 			return
 		}

@@ -2,7 +2,6 @@ package importer
 
 import (
 	"net/netip"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -100,6 +99,7 @@ func (t *table) chain(name string) *chain {
 // readRules reads what iptables-save writes, or a script of iptables commands. v6 is the family of the former.
 func (in *setup) readRules(file string, src []byte, v6 bool) {
 	save := "" // the table that is being read, in the format of iptables-save
+	sh := &shell{}
 	entered := 0
 	for _, l := range lines(src) {
 		if l.text == "" || strings.HasPrefix(l.text, "#") {
@@ -133,10 +133,18 @@ func (in *setup) readRules(file string, src []byte, v6 bool) {
 			continue
 		}
 		if save == "" {
-			in.script(note, list)
+			if list, err = commands(sh.expand(l.text)); err != nil || len(list) == 0 {
+				in.failf(file, l.number, "what its variables stand for makes no command of it")
+				continue
+			}
+			in.shellLine(note, "", sh, list)
 			continue
 		}
-		words := list[0]
+		words := list[0].words
+		if len(list) > 1 {
+			in.failf(file, l.number, "more follows the rule (%s): write it as iptables-save does", clean(list[1].String()))
+			continue
+		}
 		if strings.HasPrefix(words[0], "[") && strings.HasSuffix(words[0], "]") { // counters
 			words = words[1:]
 		}
@@ -165,26 +173,6 @@ func (in *setup) otherTable(note *Note, name string) {
 		note.left("udrouter does not translate addresses: give guests addresses of their own; what dom0 translates for itself stays")
 	default:
 		note.left("only the table filter is carried over: see whether anything needs what %s did to guests", name)
-	}
-}
-
-// script reads a line of shell.
-func (in *setup) script(note *Note, list [][]string) {
-	for n, words := range list {
-		if n > 0 {
-			note = in.enter(note.File, note.Line, strings.Join(words, " "))
-		} else if len(list) > 1 {
-			note.Text = clean(strings.Join(words, " "))
-		}
-		note.left("only commands that stand as they are are read, without variables and conditions: see whether it is needed, or write it out and import again")
-		switch first := filepath.Base(words[0]); {
-		case strings.Contains(strings.Join(words, " "), "$"):
-		case first == "exit" || first == "set" || first == "export" || first == "PATH" || strings.HasPrefix(words[0], "PATH="):
-			note.needless("it belongs to the script")
-		case strings.HasSuffix(first, "-restore"):
-		default:
-			in.command(note, "", words)
-		}
 	}
 }
 
@@ -260,6 +248,10 @@ func (in *setup) rule(note *Note, words []string, v6 bool) {
 	}
 	switch cmd := words[0]; cmd {
 	case "-A", "--append", "-I", "--insert":
+		if strings.Contains(arg, "$") {
+			note.left("which chain it is for is not known: write it out and import again, or see whether what it drops still passes")
+			return
+		}
 		if arg == "" || strings.HasPrefix(arg, "-") {
 			in.failf(note.File, note.Line, "%s names no chain", cmd)
 			return
@@ -279,12 +271,19 @@ func (in *setup) rule(note *Note, words []string, v6 bool) {
 			}
 		}
 		if r := in.parseRule(note, rest, v6); r != nil {
+			if in.condition != "" {
+				r.match.other = append(r.match.other, in.condition)
+			}
 			c := t.chain(arg)
 			c.rules = append(c.rules[:at], append([]*rule{r}, c.rules[at:]...)...)
 		}
 	case "-P", "--policy":
 		if len(words) != 3 {
 			in.failf(note.File, note.Line, "-P takes a chain and a policy")
+			return
+		}
+		if in.condition != "" && words[2] == "ACCEPT" {
+			note.left("it depends on %s: the policy is left as it is", in.condition)
 			return
 		}
 		in.setPolicy(note, arg, words[2], v6)
@@ -296,6 +295,10 @@ func (in *setup) rule(note *Note, words []string, v6 bool) {
 		t.chain(arg).note = note
 		note.carried()
 	case "-F", "--flush":
+		if in.condition != "" {
+			note.left("the rules are taken to be there still")
+			return
+		}
 		for name, c := range t.chains {
 			if arg == "" || arg == name {
 				for _, r := range c.rules {
@@ -309,6 +312,10 @@ func (in *setup) rule(note *Note, words []string, v6 bool) {
 	case "-X", "--delete-chain", "-Z", "--zero":
 		note.carried()
 	case "-D", "--delete":
+		if in.condition != "" {
+			note.left("it depends on %s: the rule is taken to be there still, if it is one that drops; look at it", in.condition)
+			return
+		}
 		in.deleteRule(note, t, arg, words)
 	case "-L", "--list", "-S", "--list-rules", "-h":
 		note.needless("it only shows rules")

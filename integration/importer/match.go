@@ -133,6 +133,15 @@ func (p *ruleReader) option() {
 	}
 	w := p.words[0]
 	p.words = p.words[1:]
+	if len(p.words) > 0 && strings.Contains(p.words[0], "$") && w != "--comment" { // a variable of a script, whose value is not known
+		if w == "-j" || w == "-g" {
+			p.r.target = p.words[0] // nobody knows what it does
+		} else {
+			m.other = append(m.other, clean(w+" "+p.words[0]))
+		}
+		p.words = p.words[1:]
+		return
+	}
 	switch w {
 	case "-s", "--source", "--src":
 		p.addresses(&m.src, p.next(w))

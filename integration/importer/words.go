@@ -58,10 +58,19 @@ func lines(src []byte) (list []textLine) {
 	return list
 }
 
+// shellCommand is a command of a script. after is what stands between it and the one before it: "", ";", "|", "&", "&&" or "||".
+type shellCommand struct {
+	words []string
+	after string
+}
+
+func (c shellCommand) String() string { return strings.Join(c.words, " ") }
+
 // commands splits a line of a shell script into its commands and each into words, without quotes and redirections' spaces. A
 // comment ends the line. The error says what the shell would not take either.
-func commands(line string) (list [][]string, err error) {
+func commands(line string) (list []shellCommand, err error) {
 	var words []string
+	after := ""
 	var word strings.Builder
 	inWord := false
 	endWord := func() {
@@ -74,8 +83,8 @@ func commands(line string) (list [][]string, err error) {
 	endCommand := func() {
 		endWord()
 		if len(words) > 0 {
-			list = append(list, words)
-			words = nil
+			list = append(list, shellCommand{words, after})
+			words, after = nil, ""
 		}
 	}
 	for i := 0; i < len(line); i++ {
@@ -104,6 +113,7 @@ func commands(line string) (list [][]string, err error) {
 			endWord()
 		case c == ';' || c == '|' || c == '&':
 			endCommand()
+			after += string(c)
 		default:
 			word.WriteByte(c)
 			inWord = true

@@ -19,8 +19,8 @@
 #   more than before, which is the safer side, once you write "drop"; or delete it
 # - interfaces.d/guests.cfg:8: up ip route add 203.0.113.77/32 dev vmbr0: no network holds 203.0.113.77/32: udrouter
 #   wants one with its prefix and a gateway in it, then add a domu block for the guest
-# - interfaces.d/guests.cfg:9: post-up /usr/local/bin/notify-team: this command is not understood: see whether dom0
-#   still needs it
+# - interfaces.d/guests.cfg:9: post-up /usr/local/bin/notify-team: this command is not understood, or stands in a
+#   condition or has a variable of unknown value: see whether it is still needed, or write it out and import again
 # - no rules of ip6tables were given (--ip6tables): nobody opens connections of that family to guests, or from guests
 #   to dom0; what reaches dom0 by the uplink is left to dom0's own firewall
 # - which addresses belong to one guest no file says: merge domu blocks of the same guest
