@@ -101,8 +101,8 @@ func (p *plan) chains(r rulesOf, v view, dflt [2]policy.Action) (c [2]newChain) 
 	return c
 }
 
-// policyOf is a guest's policy. Who forwarded a packet between two guests asked the rules once; udrouter asks them at both ends, and gets the same
-// answer twice. What dom0 and the guest send each other was INPUT's and OUTPUT's, so it is decided before the rules of FORWARD.
+// policyOf is a guest's policy. What a guest sends another passes its egress, and meets the rules of FORWARD as the other's ingress. What dom0 and the
+// guest send each other was INPUT's and OUTPUT's, so it is decided before the rules of FORWARD.
 func (p *plan) policyOf(g *guest, forward, output rulesOf) *guestPolicy {
 	gp := &guestPolicy{}
 	families := p.families()
@@ -121,7 +121,10 @@ func (p *plan) policyOf(g *guest, forward, output rulesOf) *guestPolicy {
 	}
 	gp.egress = build(forward, guestView{p, g, false}, policy.Accept)
 	if e := &gp.egress; len(e.rules) > 0 || e.dflt != policy.Accept {
-		e.rules = append([]newRule{{name: "to-dom0", action: "accept", proto: policy.AnyProto, to: []string{"host"}, both: true}}, e.rules...)
+		e.rules = append([]newRule{
+			{name: "to-dom0", action: "accept", proto: policy.AnyProto, to: []string{"host"}, both: true, says: "host.ingress decides"},
+			{name: "to-guests", action: "accept", proto: policy.AnyProto, to: p.otherGuests(), both: true, says: "their ingress decides"},
+		}, e.rules...)
 	}
 	gp.ingress = build(forward, guestView{p, g, true}, policy.Drop)
 	fromHost := build(output, outputView{p, g}, policy.Accept)
@@ -135,6 +138,26 @@ func (p *plan) policyOf(g *guest, forward, output rulesOf) *guestPolicy {
 		i.rules = slices.Concat(fromHost.rules, []newRule{last}, i.rules)
 	}
 	return gp
+}
+
+// otherGuests are guests as peers: their networks, or one by one where the provider's router is in there.
+func (p *plan) otherGuests() (list []string) {
+	nets := slices.Concat(p.netsOf(false), p.netsOf(true))
+	if !inList(nets, p.gateway4) && !inList(nets, p.gateway6) {
+		return prefixStrings(nets)
+	}
+	for _, g := range p.guests {
+		list = append(list, "domu:"+g.name)
+	}
+	if len(list) > 0 {
+		return list
+	}
+	for _, gw := range []netip.Addr{p.gateway4, p.gateway6} {
+		if gw.IsValid() {
+			nets = minus(nets, []netip.Prefix{netip.PrefixFrom(gw, gw.BitLen())})
+		}
+	}
+	return prefixStrings(nets)
 }
 
 // bothFamilies has rules not name the family: there is no network of the other.
@@ -154,12 +177,12 @@ func (p *plan) families() (has [2]bool) {
 
 // setPolicy gives a guest a policy, and the same to those with the same rules.
 func (p *plan) setPolicy(g *guest, gp *guestPolicy) {
-	for _, have := range p.policies {
-		if have.text() == gp.text() {
-			g.policy = have
-			return
-		}
+	text := gp.text()
+	if have := p.byText[text]; have != nil {
+		g.policy = have
+		return
 	}
+	p.byText[text] = gp
 	gp.name = "imported"
 	if len(p.policies) > 0 {
 		gp.name = unique(g.name, func(s string) bool {
@@ -244,15 +267,10 @@ func (p *plan) sideNames(g *guest) (names []string) {
 // far is the other end of a guest's packets, which is no dom0's: the uplink, guests, or both. why tells where nobody is left.
 func (p *plan) far(conditions []ifMatch, set addrSet, v6 bool) (peers []string, ok bool, why string) {
 	nets := p.netsOf(v6)
-	uplink := reaches(conditions, p.uplinkNames()...)
-	var some []*guest
-	all := reaches(conditions, p.sideNames(nil)...)
-	for _, g := range p.guests {
-		if reaches(conditions, p.sideNames(g)...) {
-			some = append(some, g)
-		} else {
-			all = false
-		}
+	uplink, all, some := true, true, []*guest(nil)
+	if len(conditions) > 0 {
+		uplink, all, some = reaches(conditions, p.uplinkNames()...), reaches(conditions, p.sideNames(nil)...), p.reached(conditions)
+		all = all && len(some) == len(p.guests)
 	}
 	if uplink && all {
 		if p.allButGuests(set, v6) {
@@ -290,6 +308,28 @@ func (p *plan) far(conditions []ifMatch, set addrSet, v6 bool) (peers []string, 
 		}
 	}
 	return list, len(list) > 0, why
+}
+
+// reached are the guests for whom conditions on interfaces hold.
+func (p *plan) reached(conditions []ifMatch) (some []*guest) {
+	for _, g := range p.guests {
+		if reaches(conditions, p.sideNames(g)...) {
+			some = append(some, g)
+		}
+	}
+	return some
+}
+
+// beyond is the far end on the uplink alone.
+func (p *plan) beyond(conditions []ifMatch, set addrSet, v6 bool) (peers []string, ok bool) {
+	if !reaches(conditions, p.uplinkNames()...) {
+		return nil, false
+	}
+	peers, ok, _ = p.far([]ifMatch{{name: p.uplink}}, set, v6)
+	if len(peers) == 1 && peers[0] == "uplink" {
+		peers = nil // guests and dom0 are decided before
+	}
+	return peers, ok
 }
 
 // allButGuests tells whether a set is everyone except the guests, who have no address of the provider's router in their networks.
@@ -351,7 +391,7 @@ func (v guestView) peers(m *match, v6 bool) (from, to []string, ok bool, why str
 		return from, to, ok, why
 	}
 	if from, ok = v.p.near(v.g, m.in, m.src, v6); ok {
-		to, ok, _ = v.p.far(m.out, m.dst, v6)
+		to, ok = v.p.beyond(m.out, m.dst, v6)
 	}
 	return from, to, ok, ""
 }

@@ -213,6 +213,12 @@ func sameWords(a, b string) bool {
 	return slices.Equal(x, y)
 }
 
+// What one rule may list.
+const (
+	maxAddresses = 256
+	maxPorts     = 15
+)
+
 func (p *ruleReader) addresses(set *addrSet, word string) {
 	var list []netip.Prefix
 	for s := range strings.SplitSeq(word, ",") {
@@ -236,6 +242,10 @@ func (p *ruleReader) addresses(set *addrSet, word string) {
 	}
 	if !p.not {
 		p.r.named = append(p.r.named, list...)
+	}
+	if len(list) > maxAddresses {
+		p.fail("more than %d addresses in one rule: write several", maxAddresses)
+		return
 	}
 	*set = set.and(addrSet{list: list, some: true}.maybeNot(p.not, p.v6))
 }
@@ -289,6 +299,10 @@ func (p *ruleReader) ports(word string) {
 			lo = 1
 		}
 		list = append(list, policy.PortRange{First: lo, Last: hi})
+	}
+	if len(list) > maxPorts {
+		p.fail("more than %d ports in one rule: multiport(8) has no more either", maxPorts)
+		return
 	}
 	if p.not {
 		list = otherPorts(list)

@@ -20,6 +20,7 @@ type plan struct {
 	guests             []*guest
 	linkLocal          netip.Addr // the guests' gateway on their link, where the bridge has one
 	policies           []*guestPolicy
+	byText             map[string]*guestPolicy // policies by what stands in their blocks
 	host               hostChains
 	todos              int // values that were left to be filled in
 }
@@ -40,7 +41,7 @@ type network struct {
 
 // conclude makes a plan of what was read.
 func (in *setup) conclude() *plan {
-	p := &plan{setup: in}
+	p := &plan{setup: in, byText: map[string]*guestPolicy{}}
 	p.findUplink()
 	p.findBridge()
 	p.findNetworks()

@@ -18,6 +18,7 @@ type newRule struct {
 	from, to []string // nil: everyone
 	sources  []string // file:line of what it was made of
 	todo     string   // what it leaves unsaid
+	says     string   // a remark
 	v6       bool
 	both     bool // of both families
 }

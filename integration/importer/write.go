@@ -266,10 +266,17 @@ func (gp *guestPolicy) write(w *writer) {
 
 func (c *newChain) write(w *writer, block string) {
 	w.line("%s {\ndefault = %s", block, quote(c.dflt.String()))
-	taken := map[string]bool{}
+	taken := map[string]int{} // how often a name was wanted
 	for _, r := range c.rules {
-		name := unique(r.title(), func(s string) bool { return taken[s] })
-		taken[name] = true
+		name := r.title()
+		for base := name; taken[name] > 0; {
+			taken[base]++
+			name = fmt.Sprintf("%s-%d", base, taken[base])
+		}
+		taken[name]++
+		if r.says != "" {
+			w.comment("", r.says)
+		}
 		if len(r.sources) > 0 {
 			w.comment("", strings.Join(r.sources, ", "))
 		}

@@ -75,15 +75,16 @@ network "v6" {
 
 policy "imported" {
   egress {
-    default = "drop"
+    default = "accept"
+    # host.ingress decides
     rule "to-dom0" {
       action = "accept"
       to     = ["host"]
     }
-    # iptables.rules:20
-    rule "to-198.51.100.0/28" {
-      action = "reject"
-      to     = ["198.51.100.0/28"]
+    # their ingress decides
+    rule "to-guests" {
+      action = "accept"
+      to     = ["198.51.100.0/28", "2001:db8:4:5::/64"]
     }
     # iptables.rules:21
     rule "tcp-25" {
@@ -91,45 +92,6 @@ policy "imported" {
       proto  = "tcp"
       ports  = [25]
       from   = ["0.0.0.0/0"]
-    }
-    # iptables.rules:22
-    rule "to-uplink" {
-      action = "accept"
-      from   = ["0.0.0.0/0"]
-      to     = ["uplink"]
-    }
-    # iptables.rules:25
-    rule "web server" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [80, 443]
-      to     = ["198.51.100.2"]
-    }
-    # iptables.rules:26
-    # TODO: "--match-set spammers src" cannot be said here. With action = "drop" the rule drops more than before, the
-    #   safer side; without the rule less is dropped.
-    rule "tcp-25-2" {
-      action = "TODO"
-      proto  = "tcp"
-      ports  = [25]
-      to     = ["198.51.100.3"]
-    }
-    # iptables.rules:27
-    rule "tcp-25-3" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [25]
-      to     = ["198.51.100.3"]
-    }
-    # iptables.rules:28
-    rule "icmp" {
-      action = "accept"
-      proto  = "icmp"
-      to     = ["198.51.100.0/28"]
-    }
-    rule "other-ipv6" {
-      action = "accept"
-      from   = ["::/0"]
     }
   }
   ingress {
@@ -172,15 +134,16 @@ policy "imported" {
 
 policy "guest-198-51-100-3" {
   egress {
-    default = "drop"
+    default = "accept"
+    # host.ingress decides
     rule "to-dom0" {
       action = "accept"
       to     = ["host"]
     }
-    # iptables.rules:20
-    rule "to-198.51.100.0/28" {
-      action = "reject"
-      to     = ["198.51.100.0/28"]
+    # their ingress decides
+    rule "to-guests" {
+      action = "accept"
+      to     = ["198.51.100.0/28", "2001:db8:4:5::/64"]
     }
     # iptables.rules:21
     rule "tcp-25" {
@@ -188,45 +151,6 @@ policy "guest-198-51-100-3" {
       proto  = "tcp"
       ports  = [25]
       from   = ["0.0.0.0/0"]
-    }
-    # iptables.rules:22
-    rule "to-uplink" {
-      action = "accept"
-      from   = ["0.0.0.0/0"]
-      to     = ["uplink"]
-    }
-    # iptables.rules:25
-    rule "web server" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [80, 443]
-      to     = ["198.51.100.2"]
-    }
-    # iptables.rules:26
-    # TODO: "--match-set spammers src" cannot be said here. With action = "drop" the rule drops more than before, the
-    #   safer side; without the rule less is dropped.
-    rule "tcp-25-2" {
-      action = "TODO"
-      proto  = "tcp"
-      ports  = [25]
-      to     = ["198.51.100.3"]
-    }
-    # iptables.rules:27
-    rule "tcp-25-3" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [25]
-      to     = ["198.51.100.3"]
-    }
-    # iptables.rules:28
-    rule "icmp" {
-      action = "accept"
-      proto  = "icmp"
-      to     = ["198.51.100.0/28"]
-    }
-    rule "other-ipv6" {
-      action = "accept"
-      from   = ["::/0"]
     }
   }
   ingress {

@@ -46,9 +46,15 @@ network "v6" {
 policy "imported" {
   egress {
     default = "accept"
+    # host.ingress decides
     rule "to-dom0" {
       action = "accept"
       to     = ["host"]
+    }
+    # their ingress decides
+    rule "to-guests" {
+      action = "accept"
+      to     = ["192.0.2.0/24", "2001:db8:9::/48"]
     }
     # interfaces:18
     rule "to-203.0.113.128/26" {

@@ -78,36 +78,20 @@ network "v6" {
 policy "imported" {
   egress {
     default = "drop"
+    # host.ingress decides
     rule "to-dom0" {
       action = "accept"
       to     = ["host"]
     }
-    # firewall.sh:14
-    rule "to-192.0.2.11" {
+    # their ingress decides
+    rule "to-guests" {
       action = "accept"
-      to     = ["192.0.2.11"]
+      to     = ["192.0.2.0/24", "2001:db8:3:2::/64"]
     }
     # firewall.sh:15
-    rule "to-uplink" {
+    rule "to-0.0.0.0/1" {
       action = "accept"
-      from   = ["0.0.0.0/0"]
-      to     = ["uplink"]
-    }
-    # firewall.sh:17
-    rule "tcp-80-443" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [80, 443]
-      to     = ["192.0.2.11"]
-    }
-    # firewall.sh:18
-    # TODO: "--name http, --update, --seconds 60" cannot be said here. With action = "drop" the rule drops more than
-    #   before, the safer side; without the rule less is dropped.
-    rule "tcp-8080" {
-      action = "TODO"
-      proto  = "tcp"
-      ports  = [8080]
-      to     = ["192.0.2.11"]
+      to     = ["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/23", "192.0.3.0/24", "192.0.4.0/22", "192.0.8.0/21", "192.0.16.0/20", "192.0.32.0/19", "192.0.64.0/18", "192.0.128.0/17", "192.1.0.0/16", "192.2.0.0/15", "192.4.0.0/14", "192.8.0.0/13", "192.16.0.0/12", "192.32.0.0/11", "192.64.0.0/10", "192.128.0.0/9", "193.0.0.0/8", "194.0.0.0/7", "196.0.0.0/6", "200.0.0.0/5", "208.0.0.0/4", "224.0.0.0/3"]
     }
     # firewall.sh:32
     # TODO: "a condition of the script" cannot be said here. With action = "drop" the rule drops more than before, the
@@ -140,31 +124,20 @@ policy "imported" {
 policy "guest-192-0-2-11" {
   egress {
     default = "drop"
+    # host.ingress decides
     rule "to-dom0" {
       action = "accept"
       to     = ["host"]
     }
+    # their ingress decides
+    rule "to-guests" {
+      action = "accept"
+      to     = ["192.0.2.0/24", "2001:db8:3:2::/64"]
+    }
     # firewall.sh:15
-    rule "to-uplink" {
+    rule "to-0.0.0.0/1" {
       action = "accept"
-      from   = ["0.0.0.0/0"]
-      to     = ["uplink"]
-    }
-    # firewall.sh:17
-    rule "tcp-80-443" {
-      action = "accept"
-      proto  = "tcp"
-      ports  = [80, 443]
-      to     = ["192.0.2.11"]
-    }
-    # firewall.sh:18
-    # TODO: "--name http, --update, --seconds 60" cannot be said here. With action = "drop" the rule drops more than
-    #   before, the safer side; without the rule less is dropped.
-    rule "tcp-8080" {
-      action = "TODO"
-      proto  = "tcp"
-      ports  = [8080]
-      to     = ["192.0.2.11"]
+      to     = ["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/23", "192.0.3.0/24", "192.0.4.0/22", "192.0.8.0/21", "192.0.16.0/20", "192.0.32.0/19", "192.0.64.0/18", "192.0.128.0/17", "192.1.0.0/16", "192.2.0.0/15", "192.4.0.0/14", "192.8.0.0/13", "192.16.0.0/12", "192.32.0.0/11", "192.64.0.0/10", "192.128.0.0/9", "193.0.0.0/8", "194.0.0.0/7", "196.0.0.0/6", "200.0.0.0/5", "208.0.0.0/4", "224.0.0.0/3"]
     }
     # firewall.sh:32
     # TODO: "a condition of the script" cannot be said here. With action = "drop" the rule drops more than before, the
@@ -218,9 +191,15 @@ policy "guest-192-0-2-11" {
 policy "guest-2001-db8-3-2-1--10" {
   egress {
     default = "drop"
+    # host.ingress decides
     rule "to-dom0" {
       action = "accept"
       to     = ["host"]
+    }
+    # their ingress decides
+    rule "to-guests" {
+      action = "accept"
+      to     = ["192.0.2.0/24", "2001:db8:3:2::/64"]
     }
     rule "other-ipv6" {
       action = "accept"
