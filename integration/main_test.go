@@ -69,10 +69,10 @@ func buildLab(t testing.TB, src string, o lab.Options) *lab.Lab {
 	return l
 }
 
-// startRouter runs the program in a lab's dom0 and stops it with the test.
+// startRouter runs the program in a lab's dom0 and stops it with the test. A system call that it makes and confinement does not know ends it.
 func startRouter(t testing.TB, l *lab.Lab, args ...string) *lab.Proc {
 	t.Helper()
-	p, err := l.StartRouter(testContext(t), exe, args...)
+	p, err := l.StartRouter(testContext(t), exe, append([]string{"--confine=strict"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
