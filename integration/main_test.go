@@ -21,6 +21,10 @@ var exe string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if program := os.Getenv(withoutRoot); program != "" {
+		fmt.Fprintln(os.Stderr, becomeNobody(program))
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "udrouter-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
