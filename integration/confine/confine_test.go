@@ -26,7 +26,7 @@ type attempt struct {
 // world is what an attempt has: directories of state and configuration, another one, and descriptors from before.
 type world struct {
 	state, config, other string
-	ring, pipe           int
+	ring, pipe, caches   int // caches is /proc/sys/vm/drop_caches
 }
 
 // ended is a process that seccomp has killed.
@@ -73,7 +73,8 @@ var attempts = []attempt{
 		var empty, end uintptr
 		return raw(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(&empty)), uintptr(unsafe.Pointer(&end)), 0, unix.AT_EMPTY_PATH)
 	}, ended},
-	{"be traced", func(world) error { return raw(unix.SYS_PTRACE, unix.PTRACE_TRACEME, 0, 0) }, ended},
+	// The end of the tracer lets the traced one go.
+	{"trace another process", func(world) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(os.Getppid()), 0, 0) }, ended},
 	{"read memory of a process", func(world) error {
 		b := []byte{0}
 		v := []unix.Iovec{{Base: &b[0], Len: 1}}
@@ -150,6 +151,13 @@ var attempts = []attempt{
 	{"somebody else's file", func(w world) error { return open(filepath.Join(w.state, "private"), unix.O_RDONLY) }, unix.EACCES},
 	{"remove the socket", func(w world) error { return unix.Unlink(w.socket()) }, nil},
 	{"set a sysctl of the network", func(world) error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("1"), 0)
+	}, nil},
+	{"set a sysctl that the kernel has forgotten", func(w world) error {
+		const dentries = "2"
+		if _, err := unix.Write(w.caches, []byte(dentries)); err != nil {
+			return fmt.Errorf("dropping caches: %v", err)
+		}
 		return os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("1"), 0)
 	}, nil},
 	{"set another sysctl", func(world) error { return open("/proc/sys/kernel/core_pattern", unix.O_WRONLY) }, unix.EACCES},
@@ -230,6 +238,9 @@ func attemptAlone(name string, args []string) int {
 		return fail(err)
 	}
 	w.pipe = p[0]
+	if w.caches, err = unix.Open("/proc/sys/vm/drop_caches", unix.O_WRONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fail(err)
+	}
 	if args[0] == "confined" {
 		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 		if err := Apply(Options{Config: filepath.Join(w.config, "router.hcl"), State: w.state, Socket: w.socket(), Log: log}); err != nil {

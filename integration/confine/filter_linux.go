@@ -119,7 +119,7 @@ func program(pid int, strict bool) []bpf.Instruction {
 			list = append(list, load(offNr))
 		}
 	}
-	// Without clone3, whose flags no filter sees, the C library uses clone.
+	// Without clone3, whose flags no filter sees, the C library uses clone. Where it makes the threads, the kernel logs that once for each.
 	list = append(list, unless(unix.SYS_CLONE3, 1), bpf.RetConstant{Val: absent})
 	for _, nr := range deadly {
 		list = append(list, unless(nr, 1), bpf.RetConstant{Val: kill})
