@@ -34,13 +34,13 @@ func Apply(o Options) error {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("setting no_new_privs: %w", err)
 	}
-	abi, err := restrictFiles(o)
-	if err != nil {
-		return fmt.Errorf("restricting files by Landlock: %w", err)
-	}
 	kept, err := dropCapabilities(o.Log)
 	if err != nil {
 		return fmt.Errorf("dropping capabilities: %w", err)
+	}
+	abi, err := restrictFiles(o)
+	if err != nil {
+		return fmt.Errorf("restricting files by Landlock: %w", err)
 	}
 	filtered := true
 	if err := installFilter(o.Strict); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
@@ -114,10 +114,17 @@ func restrictFiles(o Options) (abi int, err error) {
 	if abi, err = ll.LandlockGetABIVersion(); err != nil {
 		return 0, nil
 	}
-	const sysctls = "/proc/sys/net"
-	if err := pin(sysctls); err != nil {
+	// Of directories of /proc that the kernel has forgotten it makes other inodes, to which no rule applies: a descriptor keeps it from that. That of
+	// the sysctls is never closed. Linked with the C library, libpsx looks at the tasks when they are restricted, for which go-landlock has a rule.
+	const sysctls, tasks = "/proc/sys/net", "/proc/self/task"
+	if _, err := pin(sysctls); err != nil {
 		return 0, err
 	}
+	held, err := pin(tasks)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(held)
 	config := []string{filepath.Dir(o.Config)}
 	if target, err := filepath.EvalSymlinks(o.Config); err == nil && !slices.Contains(config, filepath.Dir(target)) {
 		config = append(config, filepath.Dir(target))
@@ -143,11 +150,9 @@ func restrictFiles(o Options) (abi int, err error) {
 	return abi, c.BestEffort().Restrict(rules...)
 }
 
-// pin keeps the kernel from forgetting a directory of /proc/sys: it would make another inode for it, to which no rule applies. The descriptor is
-// never closed.
-func pin(path string) error {
-	if _, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+func pin(path string) (fd int, err error) {
+	if fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return nil
+	return fd, nil
 }
