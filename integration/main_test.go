@@ -21,6 +21,10 @@ var exe string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if program := os.Getenv(withoutRoot); program != "" {
+		fmt.Fprintln(os.Stderr, becomeNobody(program))
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "udrouter-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -69,10 +73,10 @@ func buildLab(t testing.TB, src string, o lab.Options) *lab.Lab {
 	return l
 }
 
-// startRouter runs the program in a lab's dom0 and stops it with the test.
+// startRouter runs the program in a lab's dom0 and stops it with the test. A system call that it makes and confinement does not know ends it.
 func startRouter(t testing.TB, l *lab.Lab, args ...string) *lab.Proc {
 	t.Helper()
-	p, err := l.StartRouter(testContext(t), exe, args...)
+	p, err := l.StartRouter(testContext(t), exe, append([]string{"--confine=strict"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,12 @@ const (
 	opRead  = 22 // IORING_OP_READ
 	opWrite = 23 // IORING_OP_WRITE
 
+	setupDisabled     = 1 << 6
 	setupSingleIssuer = 1 << 12 // with these two from Linux 6.1 on
 	setupDeferTaskrun = 1 << 13
+	restrict          = 11 // IORING_REGISTER_RESTRICTIONS
+	enable            = 12 // IORING_REGISTER_ENABLE_RINGS
+	allowOp           = 1  // IORING_RESTRICTION_SQE_OP
 	featSingleMmap    = 1 << 0
 	enterGetEvents    = 1 << 0
 	offSQRing         = 0
@@ -47,6 +51,12 @@ type ringSQE struct {
 	_         [3]uint64
 }
 
+type ringRestriction struct {
+	opcode uint16
+	op     uint8
+	_      [13]uint8
+}
+
 type ringCQE struct {
 	user  uint64
 	res   int32
@@ -54,9 +64,13 @@ type ringCQE struct {
 }
 
 // ring moves many packets to or from a TAP or TUN in one system call, which read(2) and write(2) cannot: it is io_uring(7), used for calls that do
-// not wait. They are carried out in order within do. One thread uses it, the one that made it.
+// not wait. They are carried out in order within do. One thread uses it, the one that started it.
+//
+// What goes by a ring goes past a seccomp filter, so a ring takes nothing but these two calls, and a process that is confined makes none: rings are
+// made when the device is opened.
 type ring struct {
 	fd             int
+	started        bool
 	rings, entries []byte // mapped
 	sqTail         *uint32
 	sqMask, cqMask uint32
@@ -75,7 +89,7 @@ var makeRing = newRing
 // newRing makes a ring for n calls at a time. It errs where the kernel has none, is too old or does not allow it (kernel.io_uring_disabled, seccomp).
 func newRing(n int) (*ring, error) {
 	var p ringParams
-	p.flags = setupSingleIssuer | setupDeferTaskrun
+	p.flags = setupSingleIssuer | setupDeferTaskrun | setupDisabled
 	fd, _, e := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(n), uintptr(unsafe.Pointer(&p)), 0)
 	if e != 0 {
 		return nil, fmt.Errorf("setting up an io_uring: %w", e)
@@ -84,6 +98,11 @@ func newRing(n int) (*ring, error) {
 	if p.features&featSingleMmap == 0 {
 		r.release()
 		return nil, fmt.Errorf("setting up an io_uring: %w", unix.ENOSYS)
+	}
+	only := [...]ringRestriction{{opcode: allowOp, op: opRead}, {opcode: allowOp, op: opWrite}}
+	if _, _, e := unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, restrict, uintptr(unsafe.Pointer(&only)), uintptr(len(only)), 0, 0); e != 0 {
+		r.release()
+		return nil, fmt.Errorf("restricting an io_uring: %w", e)
 	}
 	size := max(int(p.sq.array+p.sqEntries*4), int(p.cq.cqes+p.cqEntries*uint32(unsafe.Sizeof(ringCQE{}))))
 	var err error
@@ -105,6 +124,18 @@ func newRing(n int) (*ring, error) {
 	}
 	r.cleanup = runtime.AddCleanup(r, func(old ring) { old.release() }, ring{fd: r.fd, rings: r.rings, entries: r.entries})
 	return r, nil
+}
+
+// start makes the ring the calling thread's.
+func (r *ring) start() error {
+	if r.started {
+		return nil
+	}
+	if _, _, e := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), enable, 0, 0, 0, 0); e != 0 {
+		return fmt.Errorf("starting an io_uring: %w", e)
+	}
+	r.started = true
+	return nil
 }
 
 // add queues a call, which fails with EAGAIN where it would wait, also of a descriptor that does not block otherwise. The bytes must stay where they are until do returns.

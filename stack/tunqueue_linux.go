@@ -17,8 +17,7 @@ type tunQueue struct {
 	t *TunTap
 
 	// Of the goroutine that receives.
-	ring   *ring // nil: not made yet, or there is none
-	noRing bool
+	ring *ring // nil: there is none
 }
 
 func (q *tunQueue) attached() bool {
@@ -137,13 +136,10 @@ func (q *tunQueue) received(f *Frame, n int) bool {
 	return true
 }
 
-// theRing is the ring, made by the goroutine that uses it; nil where there is none.
+// theRing is the ring, started by the goroutine that uses it; nil where there is none.
 func (q *tunQueue) theRing() *ring {
-	if q.ring == nil && !q.noRing {
-		r, err := makeRing(batchLen)
-		if q.ring = r; err != nil {
-			q.noRing = true
-		}
+	if q.ring != nil && q.ring.start() != nil {
+		q.dropRing()
 	}
 	return q.ring
 }
@@ -153,7 +149,6 @@ func (q *tunQueue) dropRing() {
 		q.ring.close()
 		q.ring = nil
 	}
-	q.noRing = true
 }
 
 // Write implements Queue.
@@ -171,8 +166,10 @@ func (q *tunQueue) send(batch []*Frame, ring bool) {
 	for len(batch) > 0 {
 		part := batch[:min(len(batch), batchLen)]
 		batch = batch[len(part):]
-		if ring && q.ring != nil && len(part) > 1 {
-			part = q.writeAll(part, &sent, &bytes)
+		if ring && len(part) > 1 {
+			if r := q.theRing(); r != nil {
+				part = q.writeAll(r, part, &sent, &bytes)
+			}
 		}
 		q.writeEach(part, &sent, &bytes)
 	}
@@ -181,11 +178,11 @@ func (q *tunQueue) send(batch []*Frame, ring bool) {
 }
 
 // writeAll writes frames in one call, and returns those that a ring that fails has left.
-func (q *tunQueue) writeAll(batch []*Frame, sent, bytes *uint64) []*Frame {
+func (q *tunQueue) writeAll(r *ring, batch []*Frame, sent, bytes *uint64) []*Frame {
 	for _, f := range batch {
-		q.ring.add(opWrite, q.fd, f.transmit(q.t.packet))
+		r.add(opWrite, q.fd, f.transmit(q.t.packet))
 	}
-	results, failed := q.ring.do()
+	results, failed := r.do()
 	for i, res := range results {
 		q.wrote(batch[i].end-q.t.packet, unix.Errno(max(-res, 0)), sent, bytes)
 	}

@@ -66,6 +66,9 @@ func openTunTap(name string, mtu, queues int, tun bool) (*TunTap, error) {
 		return nil, err
 	}
 	t.queues = t.queues[:attached]
+	for _, q := range t.queues {
+		q.ring, _ = makeRing(batchLen) // without, by one call a frame
+	}
 	return t, nil
 }
 

@@ -11,12 +11,15 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"slices"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"udrouter/config"
+	"udrouter/integration/confine"
 	"udrouter/integration/dom0"
 	"udrouter/policy"
 	"udrouter/router"
@@ -24,13 +27,16 @@ import (
 )
 
 func runCommand() *cobra.Command {
-	var file, state, socket, profile string
+	var file, state, socket, profile, confinement string
 	var workers int
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if workers < 1 || workers > stack.MaxQueues {
 				return fmt.Errorf("--workers is %d: give 1 to %d", workers, stack.MaxQueues)
+			}
+			if !slices.Contains(confinements, confinement) {
+				return fmt.Errorf("--confine is %q: give one of %s", confinement, strings.Join(confinements, ", "))
 			}
 			cfg, err := load(file, c.ErrOrStderr())
 			if err != nil {
@@ -51,7 +57,15 @@ func runCommand() *cobra.Command {
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)
 			}
-			run := func() error { return route(c.Context(), cfg, around, state, workers, log) }
+			var confined func() error
+			if confinement != confineOff {
+				o := confine.Options{Config: file, State: state, Socket: cfg.Control.Socket, Strict: confinement == confineStrict, Log: log}
+				if profile != "" {
+					o.Read = []string{"/proc/self/maps"}
+				}
+				confined = func() error { return confine.Apply(o) }
+			}
+			run := func() error { return route(c.Context(), cfg, around, state, workers, log, confined) }
 			if profile != "" {
 				return profiled(profile, run)
 			}
@@ -62,9 +76,15 @@ func runCommand() *cobra.Command {
 	c.Flags().StringVar(&state, "state", "/run/udrouter", "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
 	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
+	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 	return c
 }
+
+// What --confine takes.
+const confineAuto, confineStrict, confineOff = "auto", "strict", "off"
+
+var confinements = []string{confineAuto, confineStrict, confineOff}
 
 // profiled does something and writes a profile of it.
 func profiled(file string, do func() error) (err error) {
@@ -99,7 +119,8 @@ func setLevel(level *slog.LevelVar, c config.Log) {
 
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
 // kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
-func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, log *slog.Logger) (err error) {
+// confined, where it is not nil, is called in between: before the first packet is read.
+func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, log *slog.Logger, confined func() error) (err error) {
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -165,6 +186,11 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	}
 	for _, text := range stack.ForwardingWarnings() {
 		log.Warn(text)
+	}
+	if confined != nil {
+		if err := confined(); err != nil {
+			return fmt.Errorf("confining the process: %w; --confine=off goes without", err)
+		}
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
