@@ -171,18 +171,27 @@ func (r *reporter) mac(a *hcl.Attribute) (policy.MAC, hcl.Range) {
 	if !ok {
 		return policy.MAC{}, v.at
 	}
+	m, ok := r.parseMAC(s, v.at, a.Name, takes)
+	if !ok {
+		return policy.MAC{}, v.at
+	}
+	return m, v.at
+}
+
+// parseMAC reads a station's address and reports what is none; key is what it was given to.
+func (r *reporter) parseMAC(s string, at hcl.Range, key, takes string) (policy.MAC, bool) {
 	m, err := policy.ParseMAC(s)
 	switch {
 	case err != nil:
-		r.errorf(v.at, "Malformed MAC address", "%q is no MAC address: %s takes %s.", excerpt(s), a.Name, takes)
+		r.errorf(at, "Malformed MAC address", "%q is no MAC address: %s takes %s.", excerpt(s), key, takes)
 	case m.IsZero():
-		r.errorf(v.at, "Zero MAC address", "No station has the MAC 00:00:00:00:00:00. Write the interface's own.")
+		r.errorf(at, "Zero MAC address", "No station has the MAC 00:00:00:00:00:00. Write the interface's own.")
 	case m == policy.BroadcastMAC:
-		r.errorf(v.at, "Broadcast MAC address", "%s is every station's. Write the interface's own.", m)
+		r.errorf(at, "Broadcast MAC address", "%s is every station's. Write the interface's own.", m)
 	case m.IsGroup():
-		r.errorf(v.at, "Multicast MAC address", "The lowest bit of the first octet of %s is set, which makes it a group's. Write the interface's own; Xen's begin with 00:16:3e.", m)
+		r.errorf(at, "Multicast MAC address", "The lowest bit of the first octet of %s is set, which makes it a group's. Write the interface's own; Xen's begin with 00:16:3e.", m)
 	default:
-		return m, v.at
+		return m, true
 	}
-	return policy.MAC{}, v.at
+	return m, false
 }

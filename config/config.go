@@ -5,11 +5,12 @@
 //	load.go                    a file that may be read, is text, and parses in bounded time
 //	file.go grammar.go         the raw blocks; unknown keys and blocks
 //	literal.go address.go      one value: its kind, form and range
-//	decode.go rules.go testcase.go services.go
+//	decode.go template.go rules.go testcase.go services.go
 //	                           the blocks, one after the other
 //	validate.go                what concerns several values
 //	diagnostic.go write.go     complaints, and how they are shown
 //	config.go                  the values that result
+//	attach.go                  guests that hotplug has named
 //	reference.hcl              every key, with its default
 package config
 
@@ -40,6 +41,10 @@ type Config struct {
 	Bridge   Bridge
 	Networks []Network
 	Domus    []Domu
+
+	// Templates are in the order in which they are asked for a guest that hotplug has named.
+	Templates []Template
+
 	Policies []policy.Policy
 	Host     *Host // nil: no host block
 	Tests    []policy.TestCase
@@ -134,8 +139,25 @@ type Domu struct {
 	IPv4   []netip.Prefix
 	IPv6   []netip.Prefix
 	Policy string // name of a policy; "": the default policy
-	Range  Range
+
+	// Template is the name of the template that bound it (see Attach); "": the file names the guest itself.
+	Template string
+	Range    Range
 }
+
+// Template is a domu block that stands for many guests: hotplug tells who they are.
+type Template struct {
+	Name      string
+	Match     string   // MatchAny, or a pattern of domains' names: * is any text, ? one character
+	Policy    string   // as of a Domu
+	Networks  []string // those whose addresses its guests may have, by name; nil: all
+	Addresses int      // how many addresses and prefixes each of them may have
+	Prefix6   int      // the shortest IPv6 prefix among them, in bits; of IPv4 they may have single addresses
+	Range     Range
+}
+
+// MatchAny is the Match of a template for every domain that no other one matches.
+const MatchAny = "any"
 
 // Host is what dom0 and its guests may do to each other.
 type Host struct {

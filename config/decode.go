@@ -27,16 +27,18 @@ const (
 // while it is read; what concerns several is left to validate.go, which works on the places kept here.
 type decoder struct {
 	*reporter
-	cfg      *Config
-	uplink   uplinkAt
-	bridge   bridgeAt
-	networks []networkAt
-	domus    []domuAt
-	hostIfAt hcl.Range
-	policies names // for references to them
-	guests   names
-	rules    names
-	byPrefix bart.Table[int] // index in networks, of those that do not overlap
+	cfg          *Config
+	uplink       uplinkAt
+	bridge       bridgeAt
+	networks     []networkAt
+	domus        []domuAt
+	hostIfAt     hcl.Range
+	networkNames names // for references to them
+	policies     names
+	guests       names
+	rules        names
+	byPrefix     bart.Table[int] // index in networks, of those that do not overlap
+	claims       claims
 }
 
 type uplinkAt struct {
@@ -115,9 +117,9 @@ func (n *names) has(name string) bool {
 
 // collectNames gathers what references may name, and reports names that stand twice.
 func (d *decoder) collectNames(raw *rawFile) {
-	var networks, tests names
+	var tests names
 	for i := range raw.Networks {
-		d.name("network", raw.Networks[i].Name, raw.Networks[i].NameAt, &networks)
+		d.name("network", raw.Networks[i].Name, raw.Networks[i].NameAt, &d.networkNames)
 	}
 	for i := range raw.Policies {
 		d.name("policy", raw.Policies[i].Name, raw.Policies[i].NameAt, &d.policies)
@@ -396,13 +398,22 @@ func (d *decoder) decodeProxy(raw *rawProxy, n *Network, f family) {
 }
 
 func (d *decoder) decodeDomus(raws []rawDomu) {
-	if len(raws) == 0 {
+	var guests, templates []*rawDomu
+	for i := range raws {
+		if given(raws[i].Match) {
+			templates = append(templates, &raws[i])
+		} else {
+			guests = append(guests, &raws[i])
+		}
+	}
+	d.decodeTemplates(templates)
+	if len(guests) == 0 {
 		return
 	}
-	d.cfg.Domus = make([]Domu, len(raws))
-	d.domus = make([]domuAt, len(raws))
-	for i := range raws {
-		d.decodeDomu(&raws[i], i)
+	d.cfg.Domus = make([]Domu, len(guests))
+	d.domus = make([]domuAt, len(guests))
+	for i, raw := range guests {
+		d.decodeDomu(raw, i)
 	}
 }
 
@@ -419,22 +430,30 @@ func (d *decoder) decodeDomu(raw *rawDomu, i int) {
 	}
 	g.IPv4 = d.guestAddrs(raw.IPv4, ip4, at)
 	g.IPv6 = d.guestAddrs(raw.IPv6, ip6, at)
+	g.Policy, at.policy = d.policyName(raw.Policy)
+	for _, a := range []*hcl.Attribute{raw.Networks, raw.Addresses, raw.Prefix6} {
+		if given(a) {
+			d.errorf(a.NameRange, fmt.Sprintf("%s of a single guest", a.Name), "%s bounds what hotplug may give to the guests of a template. Remove it, or make the block a template with match.", a.Name)
+		}
+	}
+}
 
+// policyName is the policy that a guest or template names.
+func (d *decoder) policyName(a *hcl.Attribute) (string, hcl.Range) {
 	const takes = "the name of a policy in quotes"
-	v := d.scalar(raw.Policy, takes)
+	v := d.scalar(a, takes)
 	name, ok := d.str(v, takes)
 	if !ok {
-		return
+		return "", v.at
 	}
-	g.Policy, at.policy = name, v.at
-	if d.policies.has(name) {
-		return
+	if !d.policies.has(name) {
+		hint := d.didYouMean(name, d.policies.list)
+		if hint == "" {
+			hint = " Add it, or leave policy out for the default: egress accept, ingress drop."
+		}
+		d.errorf(v.at, fmt.Sprintf("Unknown policy %q", excerpt(name)), "The file has no policy of that name.%s", hint)
 	}
-	hint := d.didYouMean(name, d.policies.list)
-	if hint == "" {
-		hint = " Add it, or leave policy out for the default: egress accept, ingress drop."
-	}
-	d.errorf(v.at, fmt.Sprintf("Unknown policy %q", excerpt(name)), "The file has no policy of that name.%s", hint)
+	return name, v.at
 }
 
 // guestAddrs are the addresses and prefixes of one family that a guest is bound to.
@@ -449,29 +468,38 @@ func (d *decoder) guestAddrs(a *hcl.Attribute, f family, g *domuAt) []netip.Pref
 		if !ok {
 			continue
 		}
-		p, ok := d.parsePrefix(s, v.at)
+		p, ok := d.guestAddr(s, v.at)
 		if !ok {
 			continue
 		}
-		switch other := familyOf(p.Addr()); {
-		case other != f:
+		if other := familyOf(p.Addr()); other != f {
 			d.errorf(v.at, fmt.Sprintf("%v address in %s", other, a.Name), "Move %s to %s.", s, map[family]string{ip4: "ipv4", ip6: "ipv6"}[other])
-			continue
-		case p.Addr().IsLinkLocalUnicast() && f == ip6 && !p.IsSingleIP():
-			d.errorf(v.at, "Link-local prefix", "A guest is pinned to single link-local addresses. Write each, or leave them out: then any that no other has is free to it.")
-			continue
-		case p != p.Masked():
-			d.unmasked(p, v.at, orAddress(p))
-			p = p.Masked()
-		}
-		if wrong := wrongClass(p.Addr()); wrong != "" {
-			d.errorf(v.at, "Not a unicast address", "%s is %s. A guest cannot have it.", s, wrong)
 			continue
 		}
 		prefixes = append(prefixes, p)
 		g.addrs = append(g.addrs, addrAt{p, v.at})
 	}
 	return prefixes
+}
+
+// guestAddr is an address or prefix that a guest may have, as far as that shows by itself.
+func (r *reporter) guestAddr(s string, at hcl.Range) (p netip.Prefix, ok bool) {
+	if p, ok = r.parsePrefix(s, at); !ok {
+		return p, false
+	}
+	switch {
+	case p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() && !p.IsSingleIP():
+		r.errorf(at, "Link-local prefix", "A guest is pinned to single link-local addresses. Write each, or leave them out: then any that no other has is free to it.")
+		return p, false
+	case p != p.Masked():
+		r.unmasked(p, at, orAddress(p))
+		p = p.Masked()
+	}
+	if wrong := wrongClass(p.Addr()); wrong != "" {
+		r.errorf(at, "Not a unicast address", "%s is %s. A guest cannot have it.", s, wrong)
+		return p, false
+	}
+	return p, true
 }
 
 func (d *decoder) decodeHost(raw *rawHost) {

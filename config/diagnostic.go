@@ -40,11 +40,20 @@ func (r *reporter) errorf(at hcl.Range, summary, detail string, args ...any) {
 
 // conflictf reports a mistake that takes two places; other is shown too.
 func (r *reporter) conflictf(at, other hcl.Range, summary, detail string, args ...any) {
+	r.twof(hcl.DiagError, at, other, summary, detail, args...)
+}
+
+// warnf is conflictf for what does no harm.
+func (r *reporter) warnf(at, other hcl.Range, summary, detail string, args ...any) {
+	r.twof(hcl.DiagWarning, at, other, summary, detail, args...)
+}
+
+func (r *reporter) twof(severity hcl.DiagnosticSeverity, at, other hcl.Range, summary, detail string, args ...any) {
 	if r.full() {
 		return
 	}
 	detail = fmt.Sprintf("%s %s definition at %s.", fmt.Sprintf(detail, args...), order(at, other), place(other))
-	r.add(&hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail, Subject: &at, Extra: &extra{src: r.src, other: &other}})
+	r.add(&hcl.Diagnostic{Severity: severity, Summary: summary, Detail: detail, Subject: &at, Extra: &extra{src: r.src, other: &other}})
 }
 
 // order is what the second place of a complaint is called.

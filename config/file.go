@@ -74,14 +74,18 @@ type rawDHCP struct {
 }
 
 type rawDomu struct {
-	Name   string         `hcl:"name,label"`
-	Vif    *hcl.Attribute `hcl:"vif,optional"`
-	MAC    *hcl.Attribute `hcl:"mac,optional"`
-	IPv4   *hcl.Attribute `hcl:"ipv4,optional"`
-	IPv6   *hcl.Attribute `hcl:"ipv6,optional"`
-	Policy *hcl.Attribute `hcl:"policy,optional"`
-	NameAt hcl.Range      `hcl:"name,label_range"`
-	At     hcl.Range      `hcl:",def_range"`
+	Name      string         `hcl:"name,label"`
+	Vif       *hcl.Attribute `hcl:"vif,optional"`
+	MAC       *hcl.Attribute `hcl:"mac,optional"`
+	IPv4      *hcl.Attribute `hcl:"ipv4,optional"`
+	IPv6      *hcl.Attribute `hcl:"ipv6,optional"`
+	Policy    *hcl.Attribute `hcl:"policy,optional"`
+	Match     *hcl.Attribute `hcl:"match,optional"`
+	Networks  *hcl.Attribute `hcl:"networks,optional"`
+	Addresses *hcl.Attribute `hcl:"addresses,optional"`
+	Prefix6   *hcl.Attribute `hcl:"prefix6,optional"`
+	NameAt    hcl.Range      `hcl:"name,label_range"`
+	At        hcl.Range      `hcl:",def_range"`
 }
 
 type rawPolicy struct {

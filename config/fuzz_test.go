@@ -120,6 +120,14 @@ func checkInvariants(t *testing.T, c *Config) {
 		t.Errorf("MTU %d", mtu)
 	}
 	checkGuests(t, c, only)
+	for _, tmpl := range c.Templates {
+		if tmpl.Match == "" || tmpl.Addresses < 1 || tmpl.Prefix6 < 1 || tmpl.Prefix6 > 128 || slices.ContainsFunc(c.Domus, func(d Domu) bool { return d.Name == tmpl.Name }) {
+			t.Errorf("template %+v", tmpl)
+		}
+	}
+	if with, _ := c.Attach(nil); len(with.Domus) != len(c.Domus) {
+		t.Errorf("nothing attached, and %d guests are %d", len(c.Domus), len(with.Domus))
+	}
 	for _, p := range c.Policies {
 		checkChain(t, c, p.Egress)
 		checkChain(t, c, p.Ingress)

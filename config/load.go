@@ -29,7 +29,7 @@ const (
 )
 
 // Load reads and validates the file at path, which may be a pipe. The file must not be writable by others.
-// With any error among the diagnostics the Config is nil. Every diagnostic has a Subject.
+// With any error among the diagnostics the Config is nil; warnings may come with one. Every diagnostic has a Subject.
 func Load(path string) (*Config, hcl.Diagnostics) {
 	src, diag := read(path)
 	if diag != nil {
@@ -62,10 +62,11 @@ func Parse(filename string, src []byte) (*Config, hcl.Diagnostics) {
 		}
 	}
 	cfg := decode(r, &raw)
-	if diags := r.result(); len(diags) > 0 {
+	diags := r.result()
+	if diags.HasErrors() {
 		return nil, diags
 	}
-	return cfg, nil
+	return cfg, diags
 }
 
 func read(path string) ([]byte, *hcl.Diagnostic) {

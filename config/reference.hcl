@@ -151,7 +151,7 @@ policy "untrusted" {
 # A guest: what it is bound to. A packet from another MAC or address does not pass, and nothing is answered
 # for an address that is not here.
 domu "one" {
-  # Its port of the bridge. Default: named by the hotplug script, later.
+  # Its port of the bridge. Default: named by the hotplug script, later, which tells by the MAC whose it is.
   vif = "vif1.0"
   # As in the guest's own configuration. Required, and unique.
   mac = "00:16:3e:00:00:01"
@@ -171,6 +171,22 @@ domu "two" {
   ipv6   = ["2001:db8:3:2:1::11"]
   policy = "untrusted"
 }
+
+# A template: guests that hotplug names (`udrouter vif add`, the Xen script), by the domain's name and with the MAC and
+# addresses of the domain's own configuration. A domu block with the MAC comes first; then the templates in the order of
+# the file, "any" last. A vif that none is for is locked and passes nothing. In rules, "domu:web" is all of its guests.
+#domu "web" {
+  # "any", or a pattern of domains' names: * is any text, ? one character. Required in a template.
+  #match = "web-*"
+  # Networks whose addresses hotplug may give to its guests. Default: all.
+  #networks = ["v4", "v6"]
+  # How many addresses and prefixes one of them may have; at most 1024. Default: 16.
+  #addresses = 2
+  # The shortest IPv6 prefix among them, in bits; of IPv4 they have single addresses. Default: 128.
+  #prefix6 = 80
+  # As in other domu blocks.
+  #policy = "untrusted"
+#}
 
 # What dom0 and the guests may do to each other. Without this block they do not meet.
 host {

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -106,6 +107,13 @@ func (d *decoder) testFamilies(t policy.TestCase, raw *rawTest, srcAt, dstAt hcl
 // hasFamily tells whether a guest has a routed address of the family. Where one of its addresses was
 // reported, it counts as one.
 func (d *decoder) hasFamily(guest string, f family) bool {
+	for i := range d.cfg.Templates {
+		if t := &d.cfg.Templates[i]; t.Name == guest {
+			return slices.ContainsFunc(d.cfg.Networks, func(n Network) bool {
+				return t.Allows(&n) && (!n.Prefix.IsValid() || familyOf(n.Prefix.Addr()) == f)
+			})
+		}
+	}
 	for i := range d.domus {
 		g := &d.domus[i]
 		if g.Name != guest {

@@ -21,9 +21,50 @@ const (
 func (d *decoder) validate() {
 	d.checkNetworks()
 	d.checkMTU()
-	d.checkInterfaces()
-	d.checkMACs()
-	d.checkGuestAddrs()
+	d.claimOwn()
+	for i := range d.domus {
+		d.claimInterface(&d.domus[i])
+	}
+	for i := range d.domus {
+		d.claimMAC(&d.domus[i])
+	}
+	d.deriveLinkLocals()
+	for i := range d.domus {
+		d.claimAddrs(&d.domus[i])
+	}
+}
+
+// claims are who has what there is once.
+type claims struct {
+	interfaces map[string]holder
+	macs       map[policy.MAC]holder
+	kept       *bart.Table[reserved]
+	addrs      bart.Table[claim]
+	derived    map[netip.Addr]*domuAt // the link-local addresses that guests form from their MACs (RFC 4291 2.5.1), of those that pin none
+}
+
+// holder is who has an interface or a MAC.
+type holder struct {
+	what  string
+	at    hcl.Range
+	guest *domuAt // nil: the router or dom0
+}
+
+func ofGuest(g *domuAt, at hcl.Range) holder { return holder{fmt.Sprintf("domu %q", g.Name), at, g} }
+
+// claimOwn enters what is the router's, the provider's and dom0's.
+func (d *decoder) claimOwn() {
+	c := &d.claims
+	c.interfaces, c.macs, c.kept = make(map[string]holder), make(map[policy.MAC]holder), d.reservations()
+	d.takeInterface(d.cfg.Uplink.Name, holder{"the uplink", d.uplink.name, nil})
+	d.takeInterface(d.cfg.Bridge.Name, holder{"the bridge", d.bridge.name, nil})
+	d.takeInterface(d.cfg.Bridge.TAP, holder{"the bridge (its tap)", d.bridge.tap, nil})
+	if h := d.cfg.Host; h != nil {
+		d.takeInterface(h.Interface, holder{"the host block", d.hostIfAt, nil})
+	}
+	if m := d.cfg.Bridge.MAC; !m.IsZero() {
+		c.macs[m] = holder{"the router (the bridge's mac)", d.bridge.mac, nil}
+	}
 }
 
 // overlapping is an entry of the table that shares an address with p.
@@ -108,57 +149,31 @@ func (d *decoder) checkMTU() {
 	}
 }
 
-// checkInterfaces lets each interface play one part.
-func (d *decoder) checkInterfaces() {
-	type part struct {
-		what string
-		at   hcl.Range
+// takeInterface lets each interface play one part.
+func (d *decoder) takeInterface(name string, h holder) {
+	if name == "" {
+		return
 	}
-	taken := make(map[string]part)
-	take := func(name, what string, at hcl.Range) {
-		if name == "" {
-			return
-		}
-		other, dup := taken[name]
-		if !dup {
-			taken[name] = part{what, at}
-			return
-		}
-		d.conflictf(at, other.at, fmt.Sprintf("Interface %s used twice", excerpt(name)), "It is named as the interface of %s and of %s. Each needs its own.", other.what, what)
+	other, dup := d.claims.interfaces[name]
+	if !dup {
+		d.claims.interfaces[name] = h
+		return
 	}
-	take(d.cfg.Uplink.Name, "the uplink", d.uplink.name)
-	take(d.cfg.Bridge.Name, "the bridge", d.bridge.name)
-	take(d.cfg.Bridge.TAP, "the bridge (its tap)", d.bridge.tap)
-	if h := d.cfg.Host; h != nil {
-		take(h.Interface, "the host block", d.hostIfAt)
-	}
-	for i := range d.domus {
-		g := &d.domus[i]
-		take(g.Vif, fmt.Sprintf("domu %q", g.Name), g.vif)
-	}
+	d.conflictf(h.at, other.at, fmt.Sprintf("Interface %s used twice", excerpt(name)), "It is named as the interface of %s and of %s. Each needs its own.", other.what, h.what)
 }
 
-func (d *decoder) checkMACs() {
-	type holder struct {
-		what string
-		at   hcl.Range
+func (d *decoder) claimInterface(g *domuAt) { d.takeInterface(g.Vif, ofGuest(g, g.vif)) }
+
+func (d *decoder) claimMAC(g *domuAt) {
+	if g.MAC.IsZero() {
+		return
 	}
-	taken := make(map[policy.MAC]holder)
-	if m := d.cfg.Bridge.MAC; !m.IsZero() {
-		taken[m] = holder{"the router (the bridge's mac)", d.bridge.mac}
+	h := ofGuest(g, g.mac)
+	if other, dup := d.claims.macs[g.MAC]; dup {
+		d.conflictf(g.mac, other.at, "MAC address used twice", "%s is the MAC of %s and of %s. Whose a frame is shows by its MAC: give each its own.", g.MAC, other.what, h.what)
+		return
 	}
-	for i := range d.domus {
-		g := &d.domus[i]
-		if g.MAC.IsZero() {
-			continue
-		}
-		what := fmt.Sprintf("domu %q", g.Name)
-		if other, dup := taken[g.MAC]; dup {
-			d.conflictf(g.mac, other.at, "MAC address used twice", "%s is the MAC of %s and of %s. Whose a frame is shows by its MAC: give each its own.", g.MAC, other.what, what)
-			continue
-		}
-		taken[g.MAC] = holder{what, g.mac}
-	}
+	d.claims.macs[g.MAC] = h
 }
 
 // reserved is an address that no guest may have.
@@ -203,28 +218,23 @@ func (d *decoder) reservations() *bart.Table[reserved] {
 	return t
 }
 
-func (d *decoder) checkGuestAddrs() {
-	kept := d.reservations()
-	var taken bart.Table[claim]
-	derived := d.derivedLinkLocals()
-	for i := range d.domus {
-		g := &d.domus[i]
-		for _, a := range g.addrs {
-			res, refused := overlapping(kept, a.Prefix)
-			switch linkLocal := a.Addr().Is6() && a.Addr().IsLinkLocalUnicast(); {
-			case refused && (a.IsSingleIP() || d.inNetwork(a)):
-				d.refuse(a, res)
-			case linkLocal:
-				d.checkLinkLocal(g, a, derived)
-			default:
-				d.checkInNetwork(g, a)
-			}
-			if c, dup := overlapping(&taken, a.Prefix); dup {
-				d.sharedAddr(g, a, c)
-				continue
-			}
-			taken.Insert(a.Prefix, claim{g, a})
+// claimAddrs judges a guest's addresses. It wants deriveLinkLocals first.
+func (d *decoder) claimAddrs(g *domuAt) {
+	for _, a := range g.addrs {
+		res, refused := overlapping(d.claims.kept, a.Prefix)
+		switch linkLocal := a.Addr().Is6() && a.Addr().IsLinkLocalUnicast(); {
+		case refused && (a.IsSingleIP() || d.inNetwork(a)):
+			d.refuse(a, res)
+		case linkLocal:
+			d.checkLinkLocal(g, a)
+		default:
+			d.checkInNetwork(g, a)
 		}
+		if c, dup := overlapping(&d.claims.addrs, a.Prefix); dup {
+			d.sharedAddr(g, a, c)
+			continue
+		}
+		d.claims.addrs.Insert(a.Prefix, claim{g, a})
 	}
 }
 
@@ -292,32 +302,32 @@ func (d *decoder) checkInNetwork(g *domuAt, a addrAt) {
 	d.errorf(a.at, "Address outside every network", "%s of domu %q is in no network: %s", show(a.Prefix), g.Name, hint)
 }
 
-// derivedLinkLocals are the link-local addresses that guests form from their MACs (RFC 4291 2.5.1), of those
-// that are not pinned to others.
-func (d *decoder) derivedLinkLocals() map[netip.Addr]*domuAt {
-	derived := make(map[netip.Addr]*domuAt, len(d.domus))
-guests:
+func (d *decoder) deriveLinkLocals() {
+	d.claims.derived = make(map[netip.Addr]*domuAt, len(d.domus))
 	for i := range d.domus {
-		g := &d.domus[i]
-		for _, a := range g.addrs {
-			if a.Addr().IsLinkLocalUnicast() {
-				continue guests
-			}
-		}
-		if !g.MAC.IsZero() {
-			derived[policy.EUI64(g.MAC)] = g
+		if g := &d.domus[i]; !g.MAC.IsZero() && !g.pinned() {
+			d.claims.derived[policy.EUI64(g.MAC)] = g
 		}
 	}
-	return derived
+}
+
+// pinned tells whether a guest's link-local addresses are listed, so that it has no others.
+func (g *domuAt) pinned() bool {
+	for _, a := range g.addrs {
+		if a.Addr().IsLinkLocalUnicast() {
+			return true
+		}
+	}
+	return false
 }
 
 // checkLinkLocal judges an address that a guest is pinned to; networks' gateways are refused before.
-func (d *decoder) checkLinkLocal(g *domuAt, a addrAt, derived map[netip.Addr]*domuAt) {
+func (d *decoder) checkLinkLocal(g *domuAt, a addrAt) {
 	if a.Addr() == routerLinkLocal {
 		d.errorf(a.at, "Address is reserved", "fe80::1 is the router's on every guest's link. Give the guest another.")
 		return
 	}
-	if other := derived[a.Addr()]; other != nil && other != g {
+	if other := d.claims.derived[a.Addr()]; other != nil && other != g {
 		d.conflictf(a.at, other.mac, "Address is reserved", "%s is what domu %q makes of its MAC. Give domu %q another.", a.Addr(), other.Name, g.Name)
 	}
 }

@@ -12,6 +12,7 @@ import (
 type Guest struct {
 	ID    int // index in Bindings.Guests
 	Name  string
+	Group string // another name that rules may have for it, which it shares with others; "": none
 	Vif   string
 	MAC   MAC
 	Addrs []netip.Prefix // its addresses and prefixes, masked; pinned link-local addresses among them

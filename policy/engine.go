@@ -115,7 +115,10 @@ func (e *Engine) share(change func(g *guestEngine, n int) bool) {
 func (e *Engine) compile(guests []GuestPolicy, host *Chain, old *Engine) error {
 	prefixes := map[string][]netip.Prefix{}
 	for _, g := range guests {
-		prefixes[g.Guest.Name] = g.Guest.Addrs
+		prefixes[g.Guest.Name] = append(prefixes[g.Guest.Name], g.Guest.Addrs...)
+		if group := g.Guest.Group; group != "" && group != g.Guest.Name {
+			prefixes[group] = append(prefixes[group], g.Guest.Addrs...)
+		}
 	}
 	compile := func(name, chain string, c Chain) (chainEngine, error) {
 		m, err := CompileChain(c, func(name string) []netip.Prefix { return prefixes[name] })

@@ -63,8 +63,9 @@ var (
 	standInPeer = policy.MAC{2, 0, 0, 0, 0, 2}
 )
 
-// NewExplainer compiles a file.
+// NewExplainer compiles a file. For each template there is a guest of its name.
 func NewExplainer(cfg *config.Config) (*Explainer, error) {
+	cfg = cfg.StandIns()
 	pl, err := newPlan(cfg, nil)
 	if err != nil {
 		return nil, err

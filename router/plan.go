@@ -54,7 +54,7 @@ func newPlan(cfg *config.Config, old *plan) (*plan, error) {
 	}
 	var guests []*policy.Guest
 	for _, d := range cfg.Domus {
-		g := &policy.Guest{Name: d.Name, Vif: d.Vif, MAC: d.MAC, Addrs: slices.Concat(d.IPv4, d.IPv6)}
+		g := &policy.Guest{Name: d.Name, Group: d.Template, Vif: d.Vif, MAC: d.MAC, Addrs: slices.Concat(d.IPv4, d.IPv6)}
 		if was := known[d.Name]; was != nil {
 			g.Side, g.Counters = was.Side, was.Counters
 			pl.states = append(pl.states, old.of(was))

@@ -25,7 +25,11 @@ func checkCommand() *cobra.Command {
 				return err
 			}
 			out := c.OutOrStdout()
-			fmt.Fprintf(out, "%s is valid: %d networks, %d domus, %d policies, %d tests passed\n", file, len(cfg.Networks), len(cfg.Domus), len(cfg.Policies), len(cfg.Tests))
+			templates := ""
+			if n := len(cfg.Templates); n > 0 {
+				templates = fmt.Sprintf(" and %d templates", n)
+			}
+			fmt.Fprintf(out, "%s is valid: %d networks, %d domus%s, %d policies, %d tests passed\n", file, len(cfg.Networks), len(cfg.Domus), templates, len(cfg.Policies), len(cfg.Tests))
 			for _, text := range cfg.NotEnforced() {
 				fmt.Fprintf(out, "note: %s\n", text)
 			}

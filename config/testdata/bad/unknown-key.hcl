@@ -25,7 +25,7 @@ domu "one" {
   mac = "00:16:3e:00:00:01"
   ip4 = ["192.0.2.10"]
   polcy = "p"
-  match = "web*"
+  matches = "web*"
   ipv4 "x" {
   }
 }
