@@ -245,7 +245,7 @@ func (a *attacher) attachToBlock(at *Attached, g *Domu, addrs []netip.Prefix) {
 			at.refuse("%s", a.said())
 			return
 		}
-		g.Vif = at.Vif
+		g.Vif, g.Index = at.Vif, at.Index
 	}
 	a.taken[g.MAC] = at.Vif
 	at.State, at.Domu, at.By = AttachBound, g.Name, g.Range.String()
@@ -285,7 +285,7 @@ func (a *attacher) attachToTemplate(at *Attached, mac policy.MAC, addrs []netip.
 		return
 	}
 	t := &a.cfg.Templates[i]
-	g := Domu{Name: a.nameOf(at), Vif: at.Vif, MAC: mac, Policy: t.Policy, Template: t.Name, Range: t.Range}
+	g := Domu{Name: a.nameOf(at), Vif: at.Vif, Index: at.Index, MAC: mac, Policy: t.Policy, Template: t.Name, Range: t.Range}
 	var names names
 	a.name("domu", g.Name, where, &names)
 	if place, dup := a.byName[g.Name]; dup {

@@ -184,8 +184,8 @@ func TestAttachKeepsTheFile(t *testing.T) {
 	got, _ := cfg.Attach([]Attachment{{Vif: "vif7.0", Index: 7, Domain: "web-1", MAC: "00:16:3e:00:00:09", Addresses: []string{"192.0.2.20"}}, {Vif: "vif8.0", Index: 8, MAC: "00:16:3E:00:00:02"}})
 	want := *before
 	want.Domus = slices.Clone(before.Domus)
-	want.Domus[1].Vif = "vif8.0"
-	want.Domus = append(want.Domus, Domu{Name: "web-1", Vif: "vif7.0", MAC: policy.MAC{0, 0x16, 0x3e, 0, 0, 9}, IPv4: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/32")},
+	want.Domus[1].Vif, want.Domus[1].Index = "vif8.0", 8
+	want.Domus = append(want.Domus, Domu{Name: "web-1", Vif: "vif7.0", Index: 7, MAC: policy.MAC{0, 0x16, 0x3e, 0, 0, 9}, IPv4: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/32")},
 		Policy: "p", Template: "web", Range: before.Templates[0].Range})
 	if diff := cmp.Diff(&want, got, sameIPs); diff != "" {
 		t.Error(diff)
@@ -295,7 +295,7 @@ func checkAttached(t *testing.T, file, c *Config, out []Attached) {
 		if i < len(file.Domus) {
 			was := file.Domus[i]
 			if was.Vif == "" {
-				was.Vif = g.Vif
+				was.Vif, was.Index = g.Vif, g.Index
 			}
 			if !cmp.Equal(was, g, sameIPs) {
 				t.Errorf("the file's %+v is %+v", was, g)

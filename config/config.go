@@ -135,6 +135,7 @@ type Proxy struct {
 type Domu struct {
 	Name   string
 	Vif    string // "": named later, by the hotplug script
+	Index  int    // of the vif, where hotplug has named it: another interface of the name is not the guest's; else 0
 	MAC    policy.MAC
 	IPv4   []netip.Prefix
 	IPv6   []netip.Prefix

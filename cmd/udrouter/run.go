@@ -235,7 +235,7 @@ func dom0Spec(cfg *config.Config, kernel stack.Kernel, mac policy.MAC, mtu int, 
 	}
 	for _, d := range cfg.Domus {
 		if d.Vif != "" {
-			s.Ports = append(s.Ports, dom0.Port{Vif: d.Vif, MACs: []policy.MAC{d.MAC}})
+			s.Ports = append(s.Ports, dom0.Port{Vif: d.Vif, Index: d.Index, MACs: []policy.MAC{d.MAC}})
 		}
 		for _, p := range append(append([]netip.Prefix(nil), d.IPv4...), d.IPv6...) {
 			if p.Addr().IsLinkLocalUnicast() {

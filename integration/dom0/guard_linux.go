@@ -46,8 +46,8 @@ type shape struct {
 	uplink, bridge, tap, hostTUN string
 	uplinkIndex, bridgeIndex     int // 0: not there; another index is another device
 	guests                       string
-	vifs                         string
 	heldSize, securedSize        uint32
+	vifsSize                     uint32
 	input                        *policy.Chain // host.uplink; another pointer is another chain
 }
 
@@ -55,6 +55,7 @@ type shape struct {
 type contents struct {
 	held    []netip.Addr // addresses of the guests' prefixes that the kernel holds, each once
 	secured []uint32     // indexes of ports that may exchange frames, each once
+	vifs    []string     // names of the router's and the guests' ports, each once
 }
 
 // guard is the nftables part. Not for concurrent use.
@@ -122,15 +123,17 @@ func (g *guard) flush() error {
 }
 
 // apply brings the tables to that state in one transaction and tells whether anything had to change.
-func (g *guard) apply(s shape, prefixes []netip.Prefix, vifs []string, c contents) (changed bool, err error) {
+func (g *guard) apply(s shape, prefixes []netip.Prefix, c contents) (changed bool, err error) {
 	s.heldSize = tableSize(len(c.held), minHeldSize)
 	s.securedSize = tableSize(len(c.secured), minSecuredSize)
+	s.vifsSize = tableSize(len(c.vifs), minSecuredSize)
 	// A table that has become larger than need be is kept: replacing it would lose its counters.
 	if g.installed {
 		s.heldSize = max(s.heldSize, g.shape.heldSize)
 		s.securedSize = max(s.securedSize, g.shape.securedSize)
+		s.vifsSize = max(s.vifsSize, g.shape.vifsSize)
 	}
-	s.guests, s.vifs = fmt.Sprint(prefixes), fmt.Sprint(vifs)
+	s.guests = fmt.Sprint(prefixes)
 	switch {
 	case !g.installed || s != g.shape:
 		if s.input != nil && (!g.installed || g.shape.input == nil) {
@@ -138,17 +141,17 @@ func (g *guard) apply(s shape, prefixes []netip.Prefix, vifs []string, c content
 				return false, err
 			}
 		}
-		if err := g.install(s, prefixes, vifs, c); err != nil {
+		if err := g.install(s, prefixes, c); err != nil {
 			return false, fmt.Errorf("installing the nftables tables %s: %w", TableName, err)
 		}
-	case !slices.Equal(c.held, g.contents.held) || !slices.Equal(c.secured, g.contents.secured):
+	case !slices.Equal(c.held, g.contents.held) || !slices.Equal(c.secured, g.contents.secured) || !slices.Equal(c.vifs, g.contents.vifs):
 		if err := g.update(c); err != nil {
 			return false, fmt.Errorf("updating the nftables tables %s: %w", TableName, err)
 		}
 	default:
 		return false, nil
 	}
-	g.installed, g.shape, g.contents = true, s, contents{slices.Clone(c.held), slices.Clone(c.secured)}
+	g.installed, g.shape, g.contents = true, s, contents{slices.Clone(c.held), slices.Clone(c.secured), slices.Clone(c.vifs)}
 	return true, nil
 }
 
@@ -178,7 +181,7 @@ var families = []nftables.TableFamily{nftables.TableFamilyNetdev, nftables.Table
 
 // install replaces the tables. Deleting and adding them happens in the same transaction, so there is no moment without
 // rules and none with two of each.
-func (g *guard) install(s shape, prefixes []netip.Prefix, vifs []string, c contents) error {
+func (g *guard) install(s shape, prefixes []netip.Prefix, c contents) error {
 	table := map[nftables.TableFamily]*nftables.Table{}
 	for _, f := range families {
 		t := &nftables.Table{Name: TableName, Family: f}
@@ -207,11 +210,7 @@ func (g *guard) install(s shape, prefixes []netip.Prefix, vifs []string, c conte
 			}
 		}
 	}
-	var names []nftables.SetElement
-	for _, v := range vifs {
-		names = append(names, nftables.SetElement{Key: ifname(v)})
-	}
-	if err := g.addSet(table[nftables.TableFamilyBridge], setVifs, nftables.TypeIFName, tableSize(len(names), minSecuredSize), names); err != nil {
+	if err := g.addSet(table[nftables.TableFamilyBridge], setVifs, nftables.TypeIFName, s.vifsSize, names(c.vifs)); err != nil {
 		return err
 	}
 	if err := g.addSet(table[nftables.TableFamilyBridge], setSecured, nftables.TypeIFIndex, s.securedSize, indexes(c.secured)); err != nil {
@@ -300,7 +299,17 @@ func (g *guard) update(c contents) error {
 	if err := change(t, setSecured, nftables.TypeIFIndex, indexes(g.contents.secured), indexes(c.secured)); err != nil {
 		return err
 	}
+	if err := change(t, setVifs, nftables.TypeIFName, names(g.contents.vifs), names(c.vifs)); err != nil {
+		return err
+	}
 	return g.flush()
+}
+
+func names(vifs []string) (out []nftables.SetElement) {
+	for _, v := range vifs {
+		out = append(out, nftables.SetElement{Key: ifname(v)})
+	}
+	return out
 }
 
 // without is the elements of a that b lacks.

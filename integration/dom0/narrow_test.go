@@ -14,7 +14,7 @@ func TestNarrow(t *testing.T) {
 	spec := w.spec()
 	d := w.open(spec)
 	next := w.spec()
-	next.Ports = []Port{{"vif1.0", []policy.MAC{guest2MAC}}, {"vif2.0", []policy.MAC{guest1MAC}}, {"vif3.0", []policy.MAC{guest3MAC}}} // two have changed their MACs
+	next.Ports = []Port{{"vif1.0", 0, []policy.MAC{guest2MAC}}, {"vif2.0", 0, []policy.MAC{guest1MAC}}, {"vif3.0", 0, []policy.MAC{guest3MAC}}} // two have changed their MACs
 	next.Guests = prefixes(guests4, "2001:db8:7::/64")
 	next.Bound = prefixes("192.0.2.10/32", "2001:db8:7::10/128")
 	next.HostRoutes = prefixes(guests4)
@@ -43,7 +43,7 @@ func TestNarrow(t *testing.T) {
 		t.Error(err)
 	}
 	bad := next
-	bad.Ports = append(bad.Ports, Port{"vif4.0", []policy.MAC{routerMAC}})
+	bad.Ports = append(bad.Ports, Port{"vif4.0", 0, []policy.MAC{routerMAC}})
 	if err := d.Narrow(bad); err == nil {
 		t.Error("a spec that is none is narrowed to")
 	}

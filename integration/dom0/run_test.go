@@ -152,7 +152,7 @@ func TestUpdateMovesGuests(t *testing.T) {
 	d := w.open(w.spec())
 	g1, g2 := w.packetSocket(w.g1, "eth0"), w.packetSocket(w.g2, "eth0")
 	spec := w.spec()
-	spec.Ports = []Port{{"vif1.0", []policy.MAC{guest2MAC, guest3MAC}}, {"vif2.0", []policy.MAC{guest1MAC}}}
+	spec.Ports = []Port{{"vif1.0", 0, []policy.MAC{guest2MAC, guest3MAC}}, {"vif2.0", 0, []policy.MAC{guest1MAC}}}
 	must(t, d.Update(spec))
 	send(t, g1, frame(routerMAC, guest1MAC, 'a'), frame(routerMAC, guest2MAC, 'b'), frame(routerMAC, guest3MAC, 'c'))
 	send(t, g2, frame(routerMAC, guest2MAC, 'd'), frame(routerMAC, guest1MAC, 'z'))

@@ -65,8 +65,9 @@ type Spec struct {
 
 // Port is a guest's vif and the source addresses that it may use.
 type Port struct {
-	Vif  string
-	MACs []policy.MAC
+	Vif   string
+	Index int // of the interface; another one of the name is not the guest's. 0: it is, whichever has the name
+	MACs  []policy.MAC
 }
 
 // maxName is the longest interface name (IFNAMSIZ of linux/if.h with its NUL is 16).

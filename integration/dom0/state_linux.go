@@ -118,7 +118,7 @@ func (d *Dom0) want(l *link) (r role, f portFlags, macs []policy.MAC) {
 	switch p := d.spec.port(l.name); {
 	case l.name == d.spec.TAP:
 		r, macs = roleTAP, []policy.MAC{d.spec.RouterMAC}
-	case p != nil:
+	case p != nil && (p.Index == 0 || p.Index == l.index):
 		r, macs = roleGuest, p.MACs
 	}
 	f = make(portFlags, len(flags))

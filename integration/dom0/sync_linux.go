@@ -138,10 +138,11 @@ func (p *pass) guardTables() {
 	for _, port := range s.Ports {
 		vifs = append(vifs, port.Vif)
 	}
-	c := contents{held: st.held(prefixes), secured: p.secured(st)}
+	c := contents{held: st.held(prefixes), secured: p.secured(st), vifs: vifs}
 	slices.SortFunc(c.held, netip.Addr.Compare)
 	slices.Sort(c.secured)
-	if changed, err := p.guard.apply(sh, prefixes, vifs, c); changed || err != nil {
+	slices.Sort(c.vifs)
+	if changed, err := p.guard.apply(sh, prefixes, c); changed || err != nil {
 		p.did(fmt.Sprintf("setting the nftables guard (%d ports secured)", len(c.secured)), err)
 	}
 	if err := p.guard.untracked; err != nil && s.HostUplink != nil {

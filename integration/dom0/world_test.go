@@ -95,7 +95,7 @@ func newWorld(t testing.TB) *world {
 func (w *world) spec() Spec {
 	return Spec{
 		Uplink: "eth0", Bridge: "xenbr0", TAP: "udr0", RouterMAC: routerMAC, Isolate: true,
-		Ports:      []Port{{"vif1.0", []policy.MAC{guest1MAC}}, {"vif2.0", []policy.MAC{guest2MAC}}, {"vif3.0", []policy.MAC{guest3MAC}}},
+		Ports:      []Port{{"vif1.0", 0, []policy.MAC{guest1MAC}}, {"vif2.0", 0, []policy.MAC{guest2MAC}}, {"vif3.0", 0, []policy.MAC{guest3MAC}}},
 		HostTUN:    "udrhost",
 		HostRoutes: prefixes(guests4, "2001:db8:3:2:1::10/128", "2001:db8:3:2:1::11/128"),
 		Guests:     prefixes(guests4, guests6),
