@@ -23,6 +23,7 @@ type Attachment struct {
 	Device    int      `json:"device,omitempty"` // which of the domain's interfaces it is, from 0
 	MAC       string   `json:"mac"`
 	Addresses []string `json:"addresses,omitempty"` // addresses and prefixes
+	Instance  string   `json:"instance,omitempty"`  // a word of the script's for this life of the device; "": none
 }
 
 // AttachState is what becomes of an Attachment.

@@ -270,6 +270,10 @@ func (r *rtnl) setTxQueueLen(index, n int) error {
 	return r.setLinkAttr(index, uint32Attr(unix.IFLA_TXQLEN, uint32(n)))
 }
 
+func (r *rtnl) setName(index int, name string) error {
+	return r.setLinkAttr(index, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+}
+
 func (r *rtnl) setMaster(index, master int) error {
 	return r.setLinkAttr(index, uint32Attr(unix.IFLA_MASTER, uint32(master)))
 }

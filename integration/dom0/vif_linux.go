@@ -69,6 +69,31 @@ func (r *rtnl) indexes() (map[string]int, error) {
 	return out, nil
 }
 
+// Rename gives an interface of the calling thread's network namespace another name. Where that is done already it does nothing; a name that
+// is another interface's is an error.
+func Rename(from, to string) error {
+	ns, rt, err := openNS()
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	defer rt.close()
+	indexes, err := rt.indexes()
+	if err != nil {
+		return err
+	}
+	was, is := indexes[from], indexes[to]
+	switch {
+	case from == to || was == 0 && is != 0:
+		return nil
+	case was == 0:
+		return fmt.Errorf("%s: no such interface", from)
+	case is != 0:
+		return fmt.Errorf("%s cannot be named %s: there is an interface of that name", from, to)
+	}
+	return explain(wrap(rt.setName(was, to), "naming %s %s", from, to))
+}
+
 // LockPort makes an interface of the calling thread's network namespace a port of the bridge that passes nothing, as a port is that no guest is
 // bound to, and brings it up, but not before it is locked. mtu, in bytes, is the interface's; 0 is the bridge's. A router that runs, or starts later, goes on from
 // there. Without a bridge's name the interface is only locked, if it is a bridge's port. It returns the interface's index.
@@ -156,4 +181,15 @@ func (r *rtnl) lockPort(ns *netNS, l, b *link, joins bool, mtu int) error {
 		return nil
 	}
 	return wrap(r.setUp(l.index, true), "bringing up %s", l.name)
+}
+
+// Namespace tells the boot and, by a number that no other namespace of the boot has, the calling thread's network namespace.
+func Namespace() (boot string, cookie uint64, err error) {
+	ns, err := openNetNS()
+	if err != nil {
+		return "", 0, err
+	}
+	defer ns.close()
+	boot, err = bootID()
+	return boot, ns.cookie, err
 }

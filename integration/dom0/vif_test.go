@@ -102,6 +102,29 @@ func TestPortsComeAndGoInPlace(t *testing.T) {
 	}
 }
 
+// Rename is done once, however often it is asked for, and takes nobody's name.
+func TestRename(t *testing.T) {
+	w := newWorld(t)
+	index := w.indexOf("vif1.0")
+	w.do(w.dom0, func() error {
+		for range 2 {
+			if err := Rename("vif1.0", "vif-one"); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := Rename("vif2.0", "vif-one"); err == nil || !strings.Contains(err.Error(), "there is an interface of that name") {
+			t.Errorf("to another's name: %v", err)
+		}
+		if err := Rename("vif8.0", "vif-eight"); err == nil || !strings.Contains(err.Error(), "no such interface") {
+			t.Errorf("of no interface: %v", err)
+		}
+		return nil
+	})
+	if got := w.indexOf("vif-one"); got != index {
+		t.Errorf("index %d, want %d", got, index)
+	}
+}
+
 // LockPort makes a port that passes nothing from its first moment on, and leaves one alone that a router has bound.
 func TestLockPort(t *testing.T) {
 	w := newWorld(t)

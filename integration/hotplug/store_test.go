@@ -1,0 +1,126 @@
+package hotplug
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"udrouter/config"
+)
+
+func open(t *testing.T) (*Store, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "state")
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dir
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func load(t *testing.T, s *Store, interfaces map[string]int) (list []config.Attachment, damaged []error) {
+	t.Helper()
+	list, damaged, err := s.Load(func() (map[string]int, error) { return interfaces, nil })
+	must(t, err)
+	return list, damaged
+}
+
+// What was noted is there for another process, for as long as its interface is, and no longer.
+func TestStore(t *testing.T) {
+	s, dir := open(t)
+	a := config.Attachment{Vif: "vif7.0", Index: 7, Domain: "a", Instance: "a", MAC: "00:16:3e:00:00:07", Addresses: []string{"192.0.2.7"}}
+	b := config.Attachment{Vif: "tap100i0", Index: 3, Device: 1}
+	moved := config.Attachment{Vif: "vif9.0", Index: 9}
+	gone := config.Attachment{Vif: "vif8.0", Index: 8}
+	for _, x := range []config.Attachment{a, a, b, moved, gone} {
+		must(t, s.Put(x))
+	}
+	other, err := Open(dir)
+	must(t, err)
+	interfaces := map[string]int{"vif7.0": 7, "tap100i0": 3, "vif9.0": 10, "eth0": 2}
+	list, damaged := load(t, other, interfaces)
+	if diff := cmp.Diff([]config.Attachment{b, a}, list); diff != "" || damaged != nil {
+		t.Errorf("%v\n%s", damaged, diff)
+	}
+	// Forgotten for good, though an interface of the index comes.
+	interfaces["vif8.0"], interfaces["vif9.0"] = 8, 9
+	if list, _ := load(t, s, interfaces); len(list) != 2 {
+		t.Errorf("%+v", list)
+	}
+	for _, c := range []struct {
+		vif, instance string
+		was         bool
+	}{{"vif8.0", "", false}, {"vif7.0", "another", false}, {"vif7.0", "a", true}, {"vif7.0", "a", false}, {"tap100i0", "x", true}} {
+		if was, err := s.Remove(c.vif, c.instance); was != c.was || err != nil {
+			t.Errorf("%+v: %v, %v", c, was, err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+	if must(t, err); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
+	}
+}
+
+// Files of another boot mean nothing, and those that are none are forgotten and told of.
+func TestStoreOfAnotherBoot(t *testing.T) {
+	s, dir := open(t)
+	before := &Store{dir: s.dir, boot: "another"}
+	must(t, before.Put(config.Attachment{Vif: "vif7.0", Index: 7}))
+	for name, text := range map[string]string{"vif1.0.json": "{", "vif2.0.json": fmt.Sprintf(`{"boot": %q, "vif": "vif7.0", "index": 7}`, s.boot), "x.json.tmp": ""} {
+		must(t, os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
+	}
+	list, damaged := load(t, s, map[string]int{"vif7.0": 7, "vif1.0": 1, "vif2.0": 2})
+	if len(list) > 0 || len(damaged) != 2 || !strings.Contains(damaged[0].Error(), "vif1.0.json") || !strings.Contains(damaged[1].Error(), "it is about vif7.0") {
+		t.Errorf("%+v, %v", list, damaged)
+	}
+	if files, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
+	}
+	if fi, err := os.Stat(s.dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", fi.Mode(), err)
+	}
+}
+
+// A vif that is noted again while an older one of its name is forgotten is not lost.
+func TestStoreAtTheSameTime(t *testing.T) {
+	s, _ := open(t)
+	var mu sync.Mutex
+	index := 1
+	interfaces := func() (map[string]int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return map[string]int{"vif1.0": index}, nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 500 {
+			if _, _, err := s.Load(interfaces); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for i := range 500 {
+		mu.Lock()
+		index = i + 2
+		mu.Unlock()
+		must(t, s.Put(config.Attachment{Vif: "vif1.0", Index: i + 2}))
+		list, _, err := s.Load(interfaces)
+		if must(t, err); len(list) != 1 || list[0].Index != i+2 {
+			t.Fatalf("%d: %+v", i+2, list)
+		}
+	}
+	<-done
+}

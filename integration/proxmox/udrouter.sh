@@ -1,0 +1,58 @@
+#!/bin/sh
+# Hookscript of Proxmox VE for guests behind udrouter, an example: copy it to a storage for snippets and name it in the VM,
+#
+#   qm set 100 --hookscript local:snippets/udrouter.sh
+#
+# Proxmox calls it with the VM's number and a phase. MACs come from the VM's net0, net1 and so on, addresses from its ipconfig0 and so
+# on, which cloud-init uses as well. A VM whose interface the router refuses goes on without network: Proxmox ignores errors after the start.
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+udrouter=${UDROUTER:-udrouter}
+id=${1:-}
+
+# interfaces: a line "NUMBER PORT MAC ADDRESSES" for each interface on a bridge, and one "name NAME".
+interfaces() {
+	awk -v id="$id" '
+	function addresses(list,    parts, i, n, out) {
+		n = split(list, parts, ",")
+		for (i = 1; i <= n; i++)
+			if (parts[i] ~ /^ip6?=[0-9a-fA-F:.]+\/[0-9]+$/) {
+				sub(/^ip6?=/, "", parts[i])
+				sub(/\/.*/, "", parts[i])
+				out = out " " parts[i]
+			}
+		return out
+	}
+	/^name: /              { print "name", $2 }
+	/^net[0-9]+: .*bridge=/ {
+		n = $1; gsub(/[^0-9]/, "", n)
+		mac = $2; sub(/^[^=]*=/, "", mac); sub(/,.*/, "", mac)
+		macs[n] = mac
+		ports[n] = ($2 ~ /,firewall=1/ ? "fwpr" id "p" n : "tap" id "i" n)
+	}
+	/^ipconfig[0-9]+: /    { n = $1; gsub(/[^0-9]/, "", n); ip[n] = addresses($2) }
+	END { for (n in macs) print n, ports[n], macs[n], ip[n] }
+	'
+}
+
+# shellcheck disable=SC2086 # the flags are words
+case ${2:-} in
+post-start)
+	qm config "$id" | interfaces | {
+		status=0 name=vm-$id
+		while read -r number port mac ip; do
+			if [ "$number" = name ]; then
+				name=$port
+				continue
+			fi
+			$udrouter vif add --vif "$port" --mac "$mac" --ip "$ip" --domain "$name" --device "$number" ${UDROUTER_VIF_FLAGS:-} >&2 || status=1
+		done
+		exit $status
+	}
+	;;
+post-stop)
+	qm config "$id" | interfaces | while read -r number port _; do
+		[ "$number" = name ] || $udrouter vif remove --vif "$port" ${UDROUTER_VIF_FLAGS:-} >&2 || :
+	done
+	;;
+esac
