@@ -50,21 +50,28 @@ const emulated = "-emu"
 
 // Attach binds what hotplug has named to the file's guests, and makes guests of its templates. The result depends on the file and on what is in the list, not
 // on its order: of attachments of one name, and of one device of one domain, the youngest counts, and of others that want the same the
-// oldest; what the file says comes before both. In the Config that it returns, nothing belongs to two. c is a file's; it stays as it is.
-func (c *Config) Attach(list []Attachment) (*Config, []Attached) {
+// oldest; what the file says comes before both. In the Config that it returns, nothing belongs to two. c stays as it is; where it is a result of
+// Attach itself, its Base is what the list is attached to.
+func (c *Config) Attach(list []Attachment) *Config {
+	if c.Base != nil {
+		c = c.Base
+	}
 	a := newAttacher(c)
-	out := make([]Attached, len(list))
+	a.cfg.Base, a.cfg.Attached = c, make([]Attached, len(list))
 	order := make([]*Attached, len(list))
 	for i, at := range list {
-		out[i] = Attached{Attachment: at}
-		order[i] = &out[i]
+		a.cfg.Attached[i] = Attached{Attachment: at}
+		order[i] = &a.cfg.Attached[i]
 	}
 	slices.SortFunc(order, func(x, y *Attached) int { return x.Attachment.compare(&y.Attachment) })
 	for _, at := range a.current(order) {
 		a.attach(at)
 	}
-	return a.cfg, out
+	return a.cfg
 }
+
+// Equal tells whether two attachments say the same.
+func (a Attachment) Equal(b Attachment) bool { return a.compare(&b) == 0 && a.Instance == b.Instance }
 
 // compare puts older ones first. The rest makes the order total.
 func (a *Attachment) compare(b *Attachment) int {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"udrouter/policy"
 )
@@ -166,7 +167,8 @@ func TestAttach(t *testing.T) {
 			for _, r := range rows {
 				list = append(list, r.Attachment)
 			}
-			effective, out := cfg.Attach(list)
+			effective := cfg.Attach(list)
+			out := effective.Attached
 			for i, r := range rows {
 				if got := out[i]; got.State != r.state || got.Domu != r.domu || !strings.Contains(got.Text, r.says) || r.says == "" && got.Text != "" && len(r.Addresses) > 0 {
 					t.Errorf("%+v", got)
@@ -181,8 +183,9 @@ func TestAttach(t *testing.T) {
 func TestAttachKeepsTheFile(t *testing.T) {
 	cfg := mustParse(t, "router.hcl", []byte(attachFile))
 	before := mustParse(t, "router.hcl", []byte(attachFile))
-	got, _ := cfg.Attach([]Attachment{{Vif: "vif7.0", Index: 7, Domain: "web-1", MAC: "00:16:3e:00:00:09", Addresses: []string{"192.0.2.20"}}, {Vif: "vif8.0", Index: 8, MAC: "00:16:3E:00:00:02"}})
+	got := cfg.Attach([]Attachment{{Vif: "vif7.0", Index: 7, Domain: "web-1", MAC: "00:16:3e:00:00:09", Addresses: []string{"192.0.2.20"}}, {Vif: "vif8.0", Index: 8, MAC: "00:16:3E:00:00:02"}})
 	want := *before
+	want.Attached, want.Base = got.Attached, cfg
 	want.Domus = slices.Clone(before.Domus)
 	want.Domus[1].Vif, want.Domus[1].Index = "vif8.0", 8
 	want.Domus = append(want.Domus, Domu{Name: "web-1", Vif: "vif7.0", Index: 7, MAC: policy.MAC{0, 0x16, 0x3e, 0, 0, 9}, IPv4: []netip.Prefix{netip.MustParsePrefix("192.0.2.20/32")},
@@ -209,7 +212,8 @@ func TestAttachProperties(t *testing.T) {
 		for i := range rng.IntN(12) {
 			list = append(list, drawAttachment(rng, i+1))
 		}
-		effective, out := cfg.Attach(list)
+		effective := cfg.Attach(list)
+		out := effective.Attached
 		checkAttached(t, cfg, effective, out)
 		for _, a := range out {
 			states[a.State]++
@@ -220,8 +224,9 @@ func TestAttachProperties(t *testing.T) {
 		for i, j := range shuffled {
 			other[i] = list[j]
 		}
-		again, outAgain := cfg.Attach(other)
-		if diff := cmp.Diff(effective, again, sameIPs); diff != "" {
+		again := effective.Attach(other)
+		outAgain := again.Attached
+		if diff := cmp.Diff(effective, again, sameIPs, cmpopts.IgnoreFields(Config{}, "Attached")); diff != "" {
 			t.Fatalf("%+v in another order:\n%s", list, diff)
 		}
 		for i, j := range shuffled {
@@ -232,7 +237,7 @@ func TestAttachProperties(t *testing.T) {
 
 		young := drawAttachment(rng, 100)
 		young.Vif, young.Domain = "young", either(rng, "young", "web-young")
-		_, with := cfg.Attach(append(list, young))
+		with := cfg.Attach(append(list, young)).Attached
 		if diff := cmp.Diff(out, with[:len(out)]); diff != "" {
 			t.Fatalf("%+v, and then %+v:\n%s", list, young, diff)
 		}

@@ -51,6 +51,10 @@ type Config struct {
 	Control  Control
 	Metrics  *Metrics // nil: none
 	Log      Log
+
+	// Attached are what hotplug has named and what became of it, and Base the file without them, where Attach has made this Config; else nil.
+	Attached []Attached
+	Base     *Config
 }
 
 // Uplink is the interface toward the provider. Zero addresses: the kernel's own.

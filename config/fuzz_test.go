@@ -125,7 +125,7 @@ func checkInvariants(t *testing.T, c *Config) {
 			t.Errorf("template %+v", tmpl)
 		}
 	}
-	if with, _ := c.Attach(nil); len(with.Domus) != len(c.Domus) {
+	if with := c.Attach(nil); len(with.Domus) != len(c.Domus) {
 		t.Errorf("nothing attached, and %d guests are %d", len(c.Domus), len(with.Domus))
 	}
 	for _, p := range c.Policies {

@@ -33,10 +33,7 @@ type uidKey struct{}
 func (r *Router) serveControl(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(r.Status()); err != nil {
-			r.log.Debug("answering on the control socket", "error", err)
-		}
+		r.answer(w, r.Status())
 	})
 	mux.HandleFunc("POST /v1/reload", r.root(func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one
@@ -55,6 +52,8 @@ func (r *Router) serveControl(ctx context.Context) error {
 			r.log.Debug("answering on the control socket", "error", err)
 		}
 	}))
+	mux.HandleFunc("POST /v1/vifs", r.root(r.answerVif))
+	mux.HandleFunc("GET /v1/vifs", r.root(r.answerVifs))
 	server := &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, uidKey{}, peerUID(c))
 	},

@@ -91,6 +91,11 @@ func (r *Router) reload() error {
 	if err != nil {
 		return err
 	}
+	return r.goOn(cfg)
+}
+
+// goOn goes on with another configuration. r.reloading is held.
+func (r *Router) goOn(cfg *config.Config) error {
 	old := r.current.Load().plan
 	if err := r.fixed(old.config, cfg); err != nil {
 		return err
@@ -113,6 +118,9 @@ func (r *Router) reload() error {
 		return fmt.Errorf("the new configuration is in force in the router, but dom0's kernel does not follow it yet (which goes on being tried): %w", err)
 	}
 	r.tell(was)
+	if r.Hotplug != nil {
+		r.Hotplug.Tell(old.config.Attached, cfg.Attached)
+	}
 	return nil
 }
 

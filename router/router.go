@@ -31,6 +31,7 @@ type UplinkLink interface {
 type Options struct {
 	Config  *config.Config // to begin with, see Reload
 	Around  Surroundings   // nil: there is no reloading
+	Hotplug Hotplug        // nil: only the file binds guests; it wants Around
 	Guests  stack.Link
 	Uplink  UplinkLink
 	Host    stack.Link   // nil: dom0 and its guests do not meet
@@ -130,7 +131,7 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		{"neighbours", r.neighbours.run, make(chan struct{})},
 		{"announcements", r.presence.run, make(chan struct{})},
 		{"housekeeping", every(time.Second, r.housekeep), make(chan struct{})},
-		{"kernel watch", func(ctx context.Context, _ <-chan struct{}) error { return r.Watch(ctx, r.update) }, nil},
+		{"kernel watch", func(ctx context.Context, _ <-chan struct{}) error { return r.Watch(ctx, r.changed) }, nil},
 		{"log of drops", every(logEvery, func() { r.dropLog.write(r.log, "dropped") }), make(chan struct{})},
 		{"log of shadow mode", every(logEvery, func() { r.wouldLog.write(r.log, "would have been dropped") }), make(chan struct{})},
 	}
@@ -197,6 +198,11 @@ func every(interval time.Duration, do func()) func(context.Context, <-chan struc
 func (r *Router) housekeep() {
 	r.rebuildNetstack()
 	r.sweep()
+}
+
+// changed follows what may have changed in the kernel. After an error it wants to be called once more.
+func (r *Router) changed() error {
+	return errors.Join(r.update(), r.Settle())
 }
 
 // update looks at the kernel again. After an error it wants to be called once more.

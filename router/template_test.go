@@ -1,7 +1,6 @@
 package router
 
 import (
-	"fmt"
 	"testing"
 
 	"udrouter/config"
@@ -77,7 +76,7 @@ func TestTemplateStandsIn(t *testing.T) {
 
 // A rule that names a template is about all of its guests, and no others.
 func TestRuleNamesTemplate(t *testing.T) {
-	cfg, out := parseConfig(t, templateFile).Attach([]config.Attachment{
+	cfg := parseConfig(t, templateFile).Attach([]config.Attachment{
 		{Vif: "vif1.0", Index: 1, Domain: "web-1", MAC: "00:16:3e:00:00:11", Addresses: []string{"192.0.2.21"}},
 		{Vif: "vif2.0", Index: 2, Domain: "web-2", MAC: "00:16:3e:00:00:12", Addresses: []string{"192.0.2.22"}},
 		{Vif: "vif3.0", Index: 3, Domain: "other", MAC: "00:16:3e:00:00:13", Addresses: []string{"192.0.2.23"}},
@@ -91,7 +90,7 @@ func TestRuleNamesTemplate(t *testing.T) {
 		q := policy.Question{From: policy.Peer{Kind: policy.PeerDomu, Domu: from}, To: policy.Peer{Kind: policy.PeerDomu, Domu: "db"}, Proto: policy.ProtoTCP, Port: 5432}
 		answers, err := e.Explain(q)
 		if err != nil || len(answers) != 1 || answers[0].Verdict != verdict {
-			t.Errorf("from %s: %v, %v, want %s\n%v", from, answers, err, verdict, fmt.Sprint(out))
+			t.Errorf("from %s: %v, %v, want %s\n%+v", from, answers, err, verdict, cfg.Attached)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"udrouter/config"
 	"udrouter/integration/dom0"
+	"udrouter/integration/hotplug"
 	"udrouter/router"
 )
 
@@ -77,6 +78,7 @@ type surroundings struct {
 	guard *dom0.Dom0
 	level *slog.LevelVar
 	log   *slog.Logger
+	ports *hotplug.Ports // attached to what is loaded
 }
 
 func (s *surroundings) Load() (*config.Config, error) {
@@ -85,16 +87,27 @@ func (s *surroundings) Load() (*config.Config, error) {
 	if len(list) > 0 {
 		return nil, &router.ReloadError{Text: text.String(), Diagnostics: list}
 	}
-	return cfg, err
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range cfg.NotEnforced() {
+		s.log.Warn(text)
+	}
+	return s.ports.Attach(cfg)
 }
+
+// vifs implement router.Hotplug for `run`.
+type vifs struct {
+	*hotplug.Ports
+	guard *dom0.Dom0
+}
+
+func (v vifs) Secured(vif string, index int) error { return v.guard.PortSecured(vif, index) }
 
 func (s *surroundings) Narrow(next *config.Config) error { return s.guard.Narrow(s.spec(next)) }
 
 func (s *surroundings) Follow(cfg *config.Config) error {
 	setLevel(s.level, cfg.Log)
-	for _, text := range cfg.NotEnforced() {
-		s.log.Warn(text)
-	}
 	return s.guard.Update(s.spec(cfg))
 }
 

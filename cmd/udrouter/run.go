@@ -21,10 +21,13 @@ import (
 	"udrouter/config"
 	"udrouter/integration/confine"
 	"udrouter/integration/dom0"
+	"udrouter/integration/hotplug"
 	"udrouter/policy"
 	"udrouter/router"
 	"udrouter/stack"
 )
+
+const defaultState = "/run/udrouter"
 
 func runCommand() *cobra.Command {
 	var file, state, socket, profile, confinement string
@@ -73,7 +76,7 @@ func runCommand() *cobra.Command {
 		},
 	}
 	configFlag(c, &file)
-	c.Flags().StringVar(&state, "state", "/run/udrouter", "directory for what a killed run leaves to be undone")
+	c.Flags().StringVar(&state, "state", defaultState, "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
 	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
 	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
@@ -138,8 +141,18 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		return err
 	}
 	closers = append(closers, guard.Close)
+	store, err := hotplug.Open(state)
+	if err != nil {
+		return err
+	}
+	routerMAC := router.RouterMAC(cfg, kernel.Uplink.MAC)
+	around.ports = &hotplug.Ports{Store: store, Interfaces: guard.Interfaces, RouterMAC: routerMAC, Log: log}
+	if cfg, err = around.ports.Attach(cfg); err != nil { // what is named after this look is settled when the router runs
+		return err
+	}
+	around.ports.Tell(nil, cfg.Attached)
 	mtu := router.GuestMTU(cfg, kernel)
-	o := router.Options{Config: cfg, Around: around, Log: log, RouterMAC: router.RouterMAC(cfg, kernel.Uplink.MAC), GuestMTU: mtu,
+	o := router.Options{Config: cfg, Around: around, Hotplug: vifs{around.ports, guard}, Log: log, RouterMAC: routerMAC, GuestMTU: mtu,
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
 		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
 	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu, workers)

@@ -35,15 +35,15 @@ func narrow(old, next Spec) Spec {
 	s.Isolate = old.Isolate || next.Isolate
 	s.Ports = nil
 	for _, p := range old.Ports {
-		both := Port{Vif: p.Vif}
-		if n := next.port(p.Vif); n != nil {
+		both := Port{Vif: p.Vif, Index: p.Index}
+		if n := next.port(p.Vif); n != nil && n.Index == p.Index {
 			both.MACs = slices.DeleteFunc(slices.Clone(p.MACs), func(m policy.MAC) bool { return !slices.Contains(n.MACs, m) })
 		}
 		s.Ports = append(s.Ports, both)
 	}
 	for _, p := range next.Ports {
 		if old.port(p.Vif) == nil {
-			s.Ports = append(s.Ports, Port{Vif: p.Vif})
+			s.Ports = append(s.Ports, Port{Vif: p.Vif, Index: p.Index})
 		}
 	}
 	s.Guests, s.Bound, s.Answered = either(old.Guests, next.Guests), either(old.Bound, next.Bound), either(old.Answered, next.Answered)

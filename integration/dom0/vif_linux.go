@@ -2,6 +2,7 @@ package dom0
 
 import (
 	"fmt"
+	"slices"
 )
 
 // PortSecured tells whether an interface is a guest's port of the bridge, and frames pass by it: as the spec, and the kernel's state as it is now, have it.
@@ -23,15 +24,26 @@ func (d *Dom0) PortSecured(vif string, index int) error {
 	case !st.isPort(l):
 		return fmt.Errorf("%s is no port of bridge %s: `ip link set %s master %s`", vif, d.spec.Bridge, vif, d.spec.Bridge)
 	}
-	for _, i := range d.guard.contents.secured {
-		if d.guard.installed && int(i) == index {
-			return nil
-		}
-	}
 	if r, _, _ := d.want(l); r != roleGuest {
 		return fmt.Errorf("%s is locked: no guest is bound to it", vif)
 	}
-	return fmt.Errorf("%s is not secured yet", vif)
+	if _, err := d.sync(); err != nil { // it may have joined only now
+		return explain(err)
+	}
+	if !slices.Contains(d.guard.contents.secured, uint32(index)) {
+		return fmt.Errorf("%s is not secured yet", vif)
+	}
+	return nil
+}
+
+// Interfaces are those of the namespace, indexes by name.
+func (d *Dom0) Interfaces() (map[string]int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed
+	}
+	return d.rt.indexes()
 }
 
 // Interfaces are those of the calling thread's network namespace, indexes by name.

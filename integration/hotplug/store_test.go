@@ -61,7 +61,7 @@ func TestStore(t *testing.T) {
 	}
 	for _, c := range []struct {
 		vif, instance string
-		was         bool
+		was           bool
 	}{{"vif8.0", "", false}, {"vif7.0", "another", false}, {"vif7.0", "a", true}, {"vif7.0", "a", false}, {"tap100i0", "x", true}} {
 		if was, err := s.Remove(c.vif, c.instance); was != c.was || err != nil {
 			t.Errorf("%+v: %v, %v", c, was, err)
