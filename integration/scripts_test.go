@@ -1,0 +1,300 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"udrouter/integration/lab"
+)
+
+// store stands in for xenstore: a directory, and programs that read and write it.
+type store struct {
+	t   *testing.T
+	dir string // keys
+	bin string // programs
+}
+
+// newStore makes the programs of Xen's tools that a script calls. A key's path is that of a file, and what has no file is not there.
+func newStore(t *testing.T) *store {
+	s := &store{t, filepath.Join(t.TempDir(), "xenstore"), t.TempDir()}
+	for name, text := range map[string]string{
+		"xenstore-read":  "#!/bin/sh\nfor k; do cat \"$XENSTORE/${k#/}\" || exit 1; echo; done\n",
+		"xenstore-write": "#!/bin/sh\nwhile [ $# -gt 0 ]; do mkdir -p \"$(dirname \"$XENSTORE/${1#/}\")\"; printf %s \"$2\" >\"$XENSTORE/${1#/}\"; shift 2; done\n",
+	} {
+		must(t, os.WriteFile(filepath.Join(s.bin, name), []byte(text), 0o755))
+	}
+	return s
+}
+
+func (s *store) set(pairs ...string) {
+	s.t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		path := filepath.Join(s.dir, pairs[i])
+		must(s.t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(s.t, os.WriteFile(path, []byte(pairs[i+1]), 0o644))
+	}
+}
+
+func (s *store) get(key string) string {
+	b, err := os.ReadFile(filepath.Join(s.dir, key))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func (s *store) wants(when string, pairs ...string) {
+	s.t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if got := s.get(pairs[i]); !strings.Contains(got, pairs[i+1]) || pairs[i+1] == "" && got != "" {
+			s.t.Errorf("%s: %s is %q, want %q", when, pairs[i], got, pairs[i+1])
+		}
+	}
+}
+
+// backend is where the store has the dom0 side of a domain's interface.
+func backend(domid, device int) string {
+	return fmt.Sprintf("/local/domain/0/backend/vif/%d/%d", domid, device)
+}
+
+// domain writes what the toolstack does before it calls the script.
+func (s *store) domain(domid int, name string, device int, pairs ...string) {
+	s.t.Helper()
+	b := backend(domid, device)
+	front := fmt.Sprintf("/local/domain/%d/device/vif/%d", domid, device)
+	s.set(fmt.Sprintf("/local/domain/%d/name", domid), name, b+"/frontend-id", fmt.Sprint(domid), b+"/frontend", front, b+"/bridge", "xenbr0", b+"/script", "vif-udrouter")
+	for i := 0; i < len(pairs); i += 2 {
+		s.set(b+"/"+pairs[i], pairs[i+1])
+	}
+}
+
+// run calls a script in dom0, by the shell that it names, as a toolstack does.
+func (p *plugged) run(wantStatus int, stdin, script string, env []string, args ...string) string {
+	p.t.Helper()
+	path, err := filepath.Abs(script)
+	must(p.t, err)
+	socket := filepath.Join(p.state, "nobody.sock")
+	if p.proc != nil {
+		socket = p.proc.Socket
+	}
+	cmd := p.Dom0.Command(testContext(p.t), path, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "UDROUTER=" + exe, "UDROUTER_DEFAULTS=/dev/null", "UDROUTER_VIF_FLAGS=--state " + p.state + " --socket " + socket}, env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	status := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		status = exit.ExitCode()
+	} else if err != nil {
+		p.t.Fatal(err)
+	}
+	if status != wantStatus {
+		p.t.Errorf("%s %v ended with status %d, want %d\n%s", script, args, status, wantStatus, out)
+	}
+	return string(out)
+}
+
+// xen calls the hotplug script for a vif.
+func (p *plugged) xen(s *store, wantStatus, domid, device int, command string) string {
+	p.t.Helper()
+	return p.run(wantStatus, "", "xen/vif-udrouter", []string{"PATH=" + s.bin + ":" + os.Getenv("PATH"), "XENSTORE=" + s.dir, "XENBUS_PATH=" + backend(domid, device),
+		"XENBUS_TYPE=vif", fmt.Sprintf("vif=vif%d.%d", domid, device)}, command, "type_if=vif")
+}
+
+// xenTAP does for the TAP of an emulated card.
+func (p *plugged) xenTAP(s *store, domid, device int, command string) string {
+	p.t.Helper()
+	return p.run(0, "", "xen/vif-udrouter", []string{"PATH=" + s.bin + ":" + os.Getenv("PATH"), "XENSTORE=" + s.dir, fmt.Sprintf("INTERFACE=vif%d.%d-emu", domid, device)}, command, "type_if=tap")
+}
+
+// The script of Xen's toolstack: a domain starts, starts anew, and ends; it is refused; a vif has a name of its own.
+func TestXenScript(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	s := newStore(t)
+	one := p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77", "2001:db8:3:2:1::77")
+	s.domain(7, "web-1", 0, "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77 2001:db8:3:2:1::77", "mtu", "1400")
+	must(t, one.SetMTU(one.Link, 1400))
+	for range 2 {
+		p.xen(s, 0, 7, 0, "online")
+		s.wants("online", backend(7, 0)+"/hotplug-status", "connected", backend(7, 0)+"/hotplug-error", "", "/local/domain/7/device/vif/0/mtu", "1400")
+	}
+	p.wantBound("online", "vif7.0=web-1")
+	ping(t, one, p.Internet.Addr4())
+	ping(t, one, p.Internet.Addr6())
+
+	// It migrates to here, or starts anew: the next number comes before the last one is gone.
+	again := p.guest("vif8.0", "00:16:3e:00:00:77", "192.0.2.77", "2001:db8:3:2:1::77")
+	s.domain(8, "web-1--incoming", 0, "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77,2001:db8:3:2:1::77")
+	p.xen(s, 0, 8, 0, "online")
+	p.wantBound("the next number", "vif8.0=web-1")
+	p.xen(s, 0, 7, 0, "offline")
+	p.wantBound("the last one's end", "vif8.0=web-1")
+	ping(t, again, p.Internet.Addr4())
+	ping(t, again, p.Internet.Addr6())
+
+	// A second interface of the domain, with a name of its own.
+	second := p.guest("vif8.1", "00:16:3e:00:00:78", "192.0.2.78")
+	s.domain(8, "web-1", 1, "mac", "00:16:3e:00:00:78", "ip", "192.0.2.78", "vifname", "web-1-second")
+	for range 2 {
+		p.xen(s, 0, 8, 1, "online")
+		p.wantBound("attached", "vif8.0=web-1", "web-1-second=web-1.1")
+	}
+	ping(t, second, p.Internet.Addr4())
+	p.xen(s, 0, 8, 1, "offline")
+	p.wantBound("detached", "vif8.0=web-1")
+
+	// Refused: the toolstack is told, and the domain is not created.
+	p.guest("vif9.0", "00:16:3e:00:00:79", "192.0.2.79")
+	s.domain(9, "db", 0, "mac", "00:16:3e:00:00:79", "ip", "192.0.2.79")
+	contains(t, p.xen(s, 1, 9, 0, "online"), "vif-udrouter: ", "none with match is for domain")
+	s.wants("refused", backend(9, 0)+"/hotplug-status", "error", backend(9, 0)+"/hotplug-error", `none with match is for domain "db"`)
+	for key, says := range map[string]string{"mac": "/mac is not in xenstore", "bridge": "no bridge for vif9.0"} {
+		s.set(backend(9, 0)+"/"+key, "")
+		contains(t, p.xen(s, 1, 9, 0, "online"), says)
+		s.domain(9, "db", 0, "mac", "00:16:3e:00:00:79")
+	}
+	contains(t, p.xen(s, 1, 9, 0, "suspend"), "called with 'suspend type_if=vif'")
+	p.xen(s, 0, 9, 0, "add") // udev's, which is not for vifs
+	p.wantBound("at the end", "vif8.0=web-1")
+}
+
+// Without a router the domain starts, and its port is locked until there is one.
+func TestXenScriptWithoutRouter(t *testing.T) {
+	p := plugLab(t)
+	s := newStore(t)
+	one := p.guest("vif7.0", "00:16:3e:00:00:03", "192.0.2.12")
+	s.domain(7, "waits", 0, "mac", "00:16:3e:00:00:03")
+	contains(t, p.xen(s, 0, 7, 0, "online"), "No router runs")
+	s.wants("online", backend(7, 0)+"/hotplug-status", "connected")
+	p.start()
+	p.wantBound("at the start", "vif7.0=waits")
+	ping(t, one, p.Internet.Addr4())
+}
+
+// A domain with an emulated card has that one's TAP as its port, until its drivers have done away with it.
+func TestXenEmulatedCard(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	s := newStore(t)
+	g := p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77")
+	s.domain(7, "web-1", 0, "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77")
+	p.xen(s, 0, 7, 0, "online")
+	p.wantBound("before the card", "vif7.0=web-1")
+	emu := p.guest("vif7.0-emu", "00:16:3e:00:00:77", "192.0.2.77")
+	p.xenTAP(s, 7, 0, "add")
+	p.wantBound("with the card", "vif7.0-emu=web-1")
+	contains(t, p.vif(0, "list"), "waiting")
+	ping(t, emu, p.Internet.Addr4())
+	p.silent("behind the card", g)
+	p.xen(s, 0, 7, 0, "online")
+	p.wantBound("online once more", "vif7.0-emu=web-1")
+	must(t, p.Dom0.DelLink("vif7.0-emu"))
+	must(t, lab.Await(testContext(t), "the vif in the card's place", func() (bool, error) { return strings.Join(p.bound(), " ") == "vif7.0=web-1", nil }))
+	reaches(t, g, p.Internet.Addr4())
+	p.xenTAP(s, 7, 0, "remove")
+	p.wantBound("after the card", "vif7.0=web-1")
+	contains(t, p.run(1, "", "xen/vif-udrouter", []string{"INTERFACE=tap0"}, "add", "type_if=tap"), "not the name of an emulated card's TAP")
+}
+
+const libvirtXML = `<domain type='kvm' id='3'>
+  <name>web-kvm</name>
+  <metadata>
+    <udrouter:guest xmlns:udrouter="urn:udrouter">
+      <udrouter:ip mac="52:54:00:00:00:01">192.0.2.77 2001:db8:3:2:1::77</udrouter:ip>
+      <udrouter:ip mac='52:54:00:00:00:03'>192.0.2.79</udrouter:ip>
+    </udrouter:guest>
+  </metadata>
+  <devices>
+    <interface type='bridge'>
+      <mac address='52:54:00:00:00:01'/>
+      <source bridge='xenbr0'/>
+      <target dev='vnet0'/>
+      <model type='virtio'/>
+    </interface>
+    <interface type='network'>
+      <mac address='52:54:00:00:00:02'/>
+      <source network='default' bridge='virbr0'/>
+      <target dev='vnet1'/>
+    </interface>
+    <interface type='bridge'>
+      <mac address='52:54:00:00:00:03'/>
+      <source bridge='xenbr0'/>
+      <target dev='vnet2'/>
+    </interface>
+  </devices>
+</domain>
+`
+
+// The hook of libvirt names the interfaces on bridges, of which it has made ports already.
+func TestLibvirtHook(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	g := p.kvm("vnet0", "52:54:00:00:00:01", "192.0.2.77", "2001:db8:3:2:1::77")
+	p.kvm("vnet2", "52:54:00:00:00:03", "192.0.2.79")
+	hook := func(status int, xml string, args ...string) string {
+		t.Helper()
+		return p.run(status, xml, "libvirt/qemu", nil, append([]string{"web-kvm"}, args...)...)
+	}
+	hook(0, libvirtXML, "prepare", "begin", "-")
+	p.wantBound("prepared")
+	hook(0, libvirtXML, "started", "begin", "-")
+	p.wantBound("started", "vnet0=web-kvm", "vnet2=web-kvm.2")
+	ping(t, g, p.Internet.Addr4())
+	ping(t, g, p.Internet.Addr6())
+	hook(0, libvirtXML, "stopped", "end", "-")
+	p.wantBound("stopped")
+	contains(t, hook(1, strings.ReplaceAll(libvirtXML, "192.0.2.79", "192.0.2.1"), "started", "begin", "-"), "the gateway of network")
+}
+
+// kvm makes a guest whose port is in the bridge and up already.
+func (p *plugged) kvm(vif, mac string, addrs ...string) *lab.Node {
+	p.t.Helper()
+	g := p.guest(vif, mac, addrs...)
+	h, err := p.Dom0.Handle()
+	must(p.t, err)
+	link, err := h.LinkByName(vif)
+	must(p.t, err)
+	br, err := h.LinkByName("xenbr0")
+	must(p.t, err)
+	must(p.t, errors.Join(h.LinkSetMaster(link, br), h.LinkSetUp(link)))
+	return g
+}
+
+const proxmoxConfig = `agent: 1
+boot: order=scsi0
+ipconfig0: ip=192.0.2.77/24,gw=192.0.2.1,ip6=2001:db8:3:2:1::77/64,gw6=2001:db8:3:2:1::1
+ipconfig2: ip=dhcp
+memory: 2048
+name: web-pve
+net0: virtio=BC:24:11:00:00:01,bridge=xenbr0
+net2: virtio=BC:24:11:00:00:03,bridge=xenbr0,firewall=1
+scsi0: local-lvm:vm-100-disk-0,size=8G
+`
+
+// The hookscript of Proxmox names the ports of a VM's interfaces, which are others where its firewall is on.
+func TestProxmoxHookscript(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "qm"), []byte("#!/bin/sh\n[ \"$1 $2\" = \"config 100\" ] && cat <<'END'\n"+proxmoxConfig+"END\n"), 0o755))
+	g := p.kvm("tap100i0", "bc:24:11:00:00:01", "192.0.2.77", "2001:db8:3:2:1::77")
+	p.kvm("fwpr100p2", "bc:24:11:00:00:03", "192.0.2.79")
+	hook := func(phase string) {
+		t.Helper()
+		p.run(0, "", "proxmox/udrouter.sh", []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "100", phase)
+	}
+	hook("pre-start")
+	p.wantBound("before")
+	hook("post-start")
+	p.wantBound("started", "fwpr100p2=web-pve.2", "tap100i0=web-pve")
+	ping(t, g, p.Internet.Addr4())
+	ping(t, g, p.Internet.Addr6())
+	hook("post-stop")
+	p.wantBound("stopped")
+}
