@@ -122,8 +122,11 @@ func (s *storm) unplug(vif string) {
 		must(s.t, s.Dom0.DelLink(vif))
 	}
 	delete(s.links, vif)
-	if how == 2 {
+	switch {
+	case how == 2:
 		remove()
+	case s.rng.IntN(4) > 0:
+		s.tell(vif) // else it finds out by itself
 	}
 }
 

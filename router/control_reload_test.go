@@ -84,6 +84,10 @@ func TestControlReload(t *testing.T) {
 		{"the group reloads", 65534, "POST", "/v1/reload", &around{next: s.Config}, 403, 0},
 		{"root reloads", 0, "POST", "/v1/reload", &around{next: s.Config}, 200, 1},
 		{"root reloads by GET", 0, "GET", "/v1/reload", &around{next: s.Config}, 405, 1},
+		{"the group asks for vifs", 65534, "GET", "/v1/vifs", nil, 403, 1},
+		{"the group tells of a vif", 65534, "POST", "/v1/vifs?vif=vif1.0", nil, 403, 1},
+		{"root asks for vifs", 0, "GET", "/v1/vifs", nil, 200, 1},
+		{"root tells of a vif", 0, "POST", "/v1/vifs?vif=vif1.0", nil, 200, 1},
 		{"a bad file", 0, "POST", "/v1/reload", &around{err: wrong}, 422, 1},
 		{"the kernel refuses", 0, "POST", "/v1/reload", &around{next: s.Config, refuse: errors.New("no room")}, 422, 1},
 	} {
