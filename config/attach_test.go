@@ -106,6 +106,10 @@ func TestAttach(t *testing.T) {
 			{at("vif8.0", 8, "b", 10, "2001:db8:3:2:a::1"), AttachRefused, "", "Addresses overlap"},
 			{at("vif9.0", 9, "c", 10, "2001:db8:3:2:b::1"), AttachBound, "c", ""}, // what b did not get is free
 		},
+		"what a refused one would make of its MAC is free": {
+			{at("v1", 1, "a", 9, "192.0.2.10"), AttachRefused, "", "Address used twice"},
+			{at("v2", 2, "b", 10, "fe80::216:3eff:fe00:9"), AttachBound, "b", ""},
+		},
 		"a name that came again": {
 			{at("vnet0", 7, "a", 9), AttachReplaced, "", "Another interface has its name"},
 			{at("vnet0", 8, "b", 10), AttachBound, "b", ""},
@@ -416,7 +420,7 @@ domu "d" {
 	want := []string{`16 Every domain that "web-1?" matches is bound by domu "b" before it. Put it first, or remove it. Previous definition at router.hcl:13.`,
 		`19 Every domain that "any" matches is bound by domu "a" before it. Put it first, or remove it. Previous definition at router.hcl:10.`}
 	if cfg == nil || diags.HasErrors() || !slices.Equal(got, want) {
-		t.Errorf("%q", got)
+		t.Fatalf("%q", got)
 	}
 	var order []string
 	for _, tmpl := range cfg.Templates {
