@@ -39,7 +39,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), checkCommand(), importCommand(), explainCommand(), labCommand(), statusCommand(), reloadCommand(), dropsCommand(), doctorCommand(), versionCommand())
+	root.AddCommand(runCommand(), checkCommand(), importCommand(), explainCommand(), labCommand(), statusCommand(), reloadCommand(), dropsCommand(), doctorCommand(), versionCommand(), docsCommand())
 	return root
 }
 
