@@ -40,7 +40,7 @@ func TestReproducible(t *testing.T) {
 	t.Setenv("GOFLAGS", "-race")
 	b := built
 	b.root = copied
-	deb2, tarball2, err := b.build(testContext(t), out)
+	deb2, tarball2, err := b.build(buildContext(t), out)
 	must(t, err)
 	for first, second := range map[string]string{deb: deb2, tarball: tarball2} {
 		if !bytes.Equal(readFile(t, first), readFile(t, second)) {
@@ -68,11 +68,24 @@ func TestTarball(t *testing.T) {
 	}
 }
 
+// The README's way for systems without dpkg.
+func TestTarballService(t *testing.T) {
+	h := start(t, true)
+	h.write("/root/udrouter.tar.gz", readFile(t, tarball))
+	h.run("tar", "-xzf", "/root/udrouter.tar.gz", "-C", "/", "--strip-components=1")
+	h.run("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "udrouter")
+	h.run("install", "-d", "-g", "udrouter", "-m", "750", "/etc/udrouter")
+	h.configure()
+	h.run("systemctl", "daemon-reload")
+	h.run("systemctl", "enable", "--now", "udrouter")
+	h.forwards()
+}
+
 // Installed, upgraded and purged by the real dpkg: what the administrator has changed is kept, and nothing is left.
 func TestPackage(t *testing.T) {
 	newer := built
 	newer.version += "+next"
-	next, _, err := newer.build(testContext(t), t.TempDir())
+	next, _, err := newer.build(buildContext(t), t.TempDir())
 	must(t, err)
 	h := start(t, true)
 	before := h.files()

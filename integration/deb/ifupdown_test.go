@@ -3,8 +3,6 @@ package main
 import (
 	"strings"
 	"testing"
-
-	"udrouter/integration/lab"
 )
 
 const installed = "/usr/share/doc/udrouter/examples/" // what users copy from
@@ -72,11 +70,7 @@ func TestIfupdown(t *testing.T) {
 			h.hotplug()
 			h.recovers()
 			h.run(down[0], down[1:]...)
-			after, err := h.Dom0State()
-			must(t, err)
-			if diff := lab.DiffState(before, after); len(diff) > 0 {
-				t.Errorf("after its end dom0 differs:\n%s", strings.Join(diff, "\n"))
-			}
+			h.differs(before)
 		})
 	}
 }

@@ -31,7 +31,7 @@ func test(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // nfpm may have to be fetched and compiled
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
 	if built, err = release(ctx); err == nil {
 		deb, tarball, err = built.build(ctx, dir)
@@ -50,8 +50,18 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// timeout ends a test that hangs; none waits for it otherwise.
-const timeout = 2 * time.Minute
+// These end a test that hangs; none waits for them otherwise. For a build, nfpm and all that it is made of may have to be fetched and compiled.
+const (
+	timeout      = 2 * time.Minute
+	buildTimeout = 10 * time.Minute
+)
+
+func buildContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
@@ -158,6 +168,15 @@ func brief(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+func contains(t testing.TB, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("no %q in:\n%s", w, text)
+		}
+	}
 }
 
 // source is a file of the repository.

@@ -23,6 +23,7 @@ var files = []struct {
 	{"integration/deb/debian/prerm", "scripts/prerm", 0o755},
 	{"integration/deb/debian/postrm", "scripts/postrm", 0o755},
 	{"integration/deb/debian/copyright", doc + "copyright", 0o644},
+	{"integration/deb/debian/lintian-overrides", "root/usr/share/lintian/overrides/udrouter", 0o644},
 	{"integration/deb/debian/udrouter.default", "etc/default/udrouter", 0o644},
 	{"integration/ifupdown/udrouter.logrotate", "etc/logrotate.d/udrouter", 0o644},
 	{"integration/ifupdown/hook", "etc/network/if-up.d/udrouter", 0o755},

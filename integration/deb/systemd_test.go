@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
+	"udrouter/config"
 	"udrouter/integration/lab"
 )
 
@@ -52,9 +54,44 @@ func TestService(t *testing.T) {
 		t.Errorf("%s automatic restarts since the last one by hand", out)
 	}
 	h.run("systemctl", "stop", "udrouter")
+	h.differs(before)
+
+	// What root has run by hand, and killed, the service undoes.
+	h.run("sh", "-c", "udrouter run -c /etc/udrouter/router.hcl >/run/by-hand 2>&1 & echo $! >/run/by-hand.pid")
+	must(t, lab.Await(testContext(t), "ready", func() (bool, error) {
+		return strings.Contains(string(readFile(t, h.Path("/run/by-hand"))), "msg=ready"), nil
+	}))
+	h.run("sh", "-c", "kill -KILL $(cat /run/by-hand.pid)")
+	h.run("systemctl", "start", "udrouter")
+	h.forwards()
+	h.run("systemctl", "stop", "udrouter")
+	h.differs(before)
+}
+
+// The control socket's group is the service's own, or another that the service has been put into; until then the log says what to do.
+func TestServiceGroup(t *testing.T) {
+	h := start(t, true)
+	h.install(deb)
+	h.write("/etc/udrouter/router.hcl", bytes.Replace(config.Reference, []byte("#group = "), []byte("group = "), 1))
+	if out, err := h.try("systemctl", "start", "udrouter"); err == nil {
+		t.Errorf("it starts without being in the group: %s", out)
+	}
+	contains(t, h.run("journalctl", "--unit", "udrouter", "--output", "cat"), "SupplementaryGroups=adm")
+	h.run("mkdir", "/etc/systemd/system/udrouter.service.d")
+	h.write("/etc/systemd/system/udrouter.service.d/group.conf", []byte("[Service]\nSupplementaryGroups=adm\n"))
+	h.run("systemctl", "daemon-reload")
+	h.run("systemctl", "restart", "udrouter")
+	if out := h.run("stat", "-c", "%G %a", "/run/udrouter/control.sock"); out != "adm 660" {
+		t.Errorf("the socket is %s", out)
+	}
+}
+
+// differs fails if dom0 is not as it was.
+func (h *host) differs(before []string) {
+	h.t.Helper()
 	after, err := h.Dom0State()
-	must(t, err)
+	must(h.t, err)
 	if diff := lab.DiffState(before, after); len(diff) > 0 {
-		t.Errorf("after its stop dom0 differs:\n%s", strings.Join(diff, "\n"))
+		h.t.Errorf("dom0 differs from what it was:\n%s", strings.Join(diff, "\n"))
 	}
 }
