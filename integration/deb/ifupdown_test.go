@@ -88,6 +88,9 @@ func TestIfupFails(t *testing.T) {
 	if err == nil || !strings.Contains(out, "/var/log/udrouter.log") {
 		t.Errorf("ifup: %v\n%s", err, out)
 	}
+	if strings.Contains(out, "timed out") {
+		t.Errorf("ifup has waited for a router that had ended:\n%s", out)
+	}
 	if log := string(readFile(t, h.Path("/var/log/udrouter.log"))); !strings.Contains(log, "bridge") {
 		t.Errorf("the log does not say what is missing:\n%s", log)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path"
+	"strings"
 	"testing"
 
 	"udrouter/integration/lab"
@@ -19,6 +20,7 @@ func TestNetworkd(t *testing.T) {
 	for _, e := range examples {
 		h.copyExample(path.Join("networkd", e.Name()), "/etc/systemd/network/"+e.Name())
 	}
+	h.write("/etc/systemd/network/99-all.network", []byte("[Match]\nName=*\n[Network]\nAddress=198.18.0.1/32\nConfigureWithoutCarrier=yes\n")) // an administrator's
 	h.run("systemctl", "start", "systemd-networkd")
 	h.awaitLinks("xenbr0", "udr0")
 	h.run("systemctl", "start", "udrouter")
@@ -33,6 +35,9 @@ func TestNetworkd(t *testing.T) {
 	h.run("systemctl", "restart", "systemd-networkd")
 	h.run("/lib/systemd/systemd-networkd-wait-online", "--timeout=30")
 	h.forwards()
+	if out := h.run("ip", "-o", "address", "show", "to", "198.18.0.1"); strings.Contains(out, "vif") || strings.Contains(out, h.Config.Host.Interface) || !strings.Contains(out, "lo ") {
+		t.Errorf("a file for all links reaches %s", out)
+	}
 	if after := h.run("ip", "-6", "route", "show", "dev", h.Config.Host.Interface); after != before || before == "" {
 		t.Errorf("a restart of networkd has changed the router's routes from\n%s\nto\n%s", before, after)
 	}
