@@ -56,7 +56,8 @@ func TestTarball(t *testing.T) {
 	if out := verify(t, filepath.Join(dir, "usr/sbin/udrouter"), "version"); out != "udrouter "+built.version+"\n" {
 		t.Errorf("it says %q", out)
 	}
-	for _, name := range []string{"usr/lib/systemd/system/udrouter.service", "usr/share/man/man8/udrouter-run.8.gz", "etc/network/if-up.d/udrouter", "usr/share/doc/udrouter/examples/router.hcl"} {
+	for _, name := range []string{"usr/lib/systemd/system/udrouter.service", "usr/share/man/man8/udrouter-run.8.gz",
+		"etc/network/if-up.d/udrouter", "usr/share/doc/udrouter/examples/router.hcl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}
@@ -142,7 +143,12 @@ func TestPackage(t *testing.T) {
 // files lists what a package could leave, but for what dpkg and systemd keep of their own.
 func (h *host) files() string {
 	h.t.Helper()
-	return h.run("sh", "-c", `find /etc /usr /var/lib /var/log /run -path '*udrouter*' ! -path '/usr/local/*' | sort; getent passwd udrouter; getent group udrouter; dpkg --get-selections | grep udrouter; true`)
+	return h.run("sh", "-c", `
+		find /etc /usr /var/lib /var/log /run -path '*udrouter*' ! -path '/usr/local/*' | sort
+		getent passwd udrouter
+		getent group udrouter
+		dpkg --get-selections | grep udrouter
+		true`)
 }
 
 // The maintainers' scripts are sh, whatever sh is.

@@ -69,6 +69,11 @@ func TestIfupdown(t *testing.T) {
 			h.run("ifup", "xenbr0")
 			h.hotplug()
 			h.recovers()
+			if c.systemd {
+				h.run("systemctl", "restart", "networking")
+				h.hotplug()
+				h.recovers()
+			}
 			h.run(down[0], down[1:]...)
 			h.differs(before)
 		})

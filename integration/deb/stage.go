@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // files are where the repository's files go, under a stage: root and etc are the system's, scripts the package's.
@@ -82,7 +83,8 @@ func (b build) stage(ctx context.Context, dir string) error {
 	if err := b.manuals(ctx, dir, bin); err != nil {
 		return err
 	}
-	changes := fmt.Sprintf("udrouter (%s) unstable; urgency=medium\n\n  * Made of commit %s.\n\n -- udrouter maintainers <maintainers@udrouter.invalid>  %s\n", b.version, b.commit, b.time.Format("Mon, 02 Jan 2006 15:04:05 -0700"))
+	changes := fmt.Sprintf("udrouter (%s) unstable; urgency=medium\n\n  * Made of commit %s.\n\n -- udrouter maintainers <maintainers@udrouter.invalid>  %s\n",
+		b.version, b.commit, b.time.Format(time.RFC1123Z))
 	return compressed(filepath.Join(dir, doc, "changelog.gz"), []byte(changes))
 }
 
@@ -187,7 +189,8 @@ func (b build) add(w *tar.Writer, from, to string) error {
 		if err != nil {
 			return err
 		}
-		h := &tar.Header{Name: to + strings.TrimPrefix(path, from), Mode: int64(info.Mode().Perm()), Size: int64(len(text)), ModTime: b.time, Uname: "root", Gname: "root", Format: tar.FormatUSTAR}
+		h := &tar.Header{Name: to + strings.TrimPrefix(path, from), Mode: int64(info.Mode().Perm()), Size: int64(len(text)),
+			ModTime: b.time, Uname: "root", Gname: "root", Format: tar.FormatUSTAR}
 		if err := w.WriteHeader(h); err != nil {
 			return err
 		}

@@ -89,7 +89,8 @@ func (m *Machine) up(ctx context.Context, boot bool) (bool, error) {
 
 // Command prepares a program to run in the machine; ctx kills it.
 func (m *Machine) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	all := []string{"-t", strconv.Itoa(m.init.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--", "env", "-i", "PATH=" + path, "LC_ALL=C.UTF-8", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", name}
+	all := []string{"-t", strconv.Itoa(m.init.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
+		"env", "-i", "PATH=" + path, "LC_ALL=C.UTF-8", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", name}
 	return exec.CommandContext(ctx, "nsenter", append(all, args...)...)
 }
 
