@@ -46,6 +46,19 @@ func TestService(t *testing.T) {
 	if out := h.run("journalctl", "--unit", "udrouter", "--priority", "warning..warning", "--output", "cat"); !strings.Contains(out, "ip_forward") {
 		t.Errorf("the journal has this as warnings: %s", out)
 	}
+	h.run("systemctl", "reload", "udrouter")
+	h.write("/etc/udrouter/router.hcl", []byte("uplink {\n"))
+	if out, err := h.try("systemctl", "reload", "udrouter"); err == nil {
+		t.Errorf("a file with a mistake is reloaded: %s", out)
+	}
+	h.forwards()
+	h.configure()
+	if now := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter"); now != pid {
+		t.Errorf("after reloads its process is %s, it was %s", now, pid)
+	}
+	if out := h.run("udrouter", "status", "--json"); !strings.Contains(strings.ReplaceAll(out, " ", ""), `"reloads":1,`) {
+		t.Errorf("after one reload that was good: %s", out)
+	}
 	h.run("kill", "-KILL", pid)
 	h.recovers()
 	h.run("systemctl", "restart", "udrouter")
