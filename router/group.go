@@ -1,7 +1,9 @@
 package router
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"strconv"
@@ -20,7 +22,11 @@ func chgrp(path, group string) error {
 	if err != nil {
 		return fmt.Errorf("reading the id of group %s: %w", group, err)
 	}
-	if err := os.Chown(path, -1, gid); err != nil {
+	err = os.Chown(path, -1, gid)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("giving %s to group %s: %w: a router that is not root has to be in it (in systemd's unit: SupplementaryGroups=%s)", path, group, err, group)
+	}
+	if err != nil {
 		return fmt.Errorf("giving %s to group %s: %w", path, group, err)
 	}
 	return nil

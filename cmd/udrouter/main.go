@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"udrouter/router"
@@ -26,7 +27,15 @@ func main() {
 	if !errors.Is(err, errSaid) {
 		fmt.Fprintf(os.Stderr, "udrouter: %v\n", err)
 	}
+	tellFailure(err)
 	os.Exit(1)
+}
+
+// tellFailure ends the wait of whoever has asked to be told when the router is ready (sd_notify(3)): start-stop-daemon would wait on.
+func tellFailure(err error) {
+	errno := syscall.EINVAL // the file's mistakes, and what is no call's error
+	errors.As(err, &errno)
+	_, _ = daemon.SdNotify(false, fmt.Sprintf("ERRNO=%d", errno)) // who is not there any more has been told by the status
 }
 
 // errSaid is a failure of which the user has been told already.
@@ -39,7 +48,8 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), checkCommand(), importCommand(), explainCommand(), labCommand(), statusCommand(), reloadCommand(), dropsCommand(), doctorCommand(), vifCommand(), versionCommand())
+	root.AddCommand(runCommand(), checkCommand(), importCommand(), explainCommand(), labCommand(), statusCommand(), reloadCommand(), dropsCommand(), doctorCommand(), vifCommand(),
+		versionCommand(), docsCommand())
 	return root
 }
 

@@ -79,6 +79,7 @@ func runCommand() *cobra.Command {
 	c.Flags().StringVar(&state, "state", defaultState, "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
 	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
+	c.Flags().Lookup("workers").DefValue = "half of the processors" // manual pages are the same wherever they are made
 	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 	return c
@@ -101,23 +102,6 @@ func profiled(file string, do func() error) (err error) {
 	}
 	defer pprof.StopCPUProfile()
 	return do()
-}
-
-// logger writes what is of a level that may change.
-func logger(w io.Writer, c config.Log, level *slog.LevelVar) *slog.Logger {
-	setLevel(level, c)
-	o := slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, &o))
-	}
-	return slog.New(slog.NewTextHandler(w, &o))
-}
-
-func setLevel(level *slog.LevelVar, c config.Log) {
-	var l slog.Level
-	if l.UnmarshalText([]byte(c.Level)) == nil {
-		level.Set(l)
-	}
 }
 
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestVersion(t *testing.T) {
+	at := time.Date(2026, 11, 25, 15, 30, 57, 0, time.UTC)
+	for _, c := range []struct{ described, want string }{
+		{"", "0.1.0~git20261125153057.abcdef"},
+		{"v1.2.3", "1.2.3"},
+		{"v1.2.3-4-gabcdef", "1.2.3+4.abcdef"},
+		{"v1.0.0-rc1", "1.0.0~rc1"},
+		{"v1.0.0-rc1-4-gabcdef", "1.0.0~rc1+4.abcdef"},
+	} {
+		if got := version(c.described, "abcdef", at); got != c.want {
+			t.Errorf("%q is version %s, want %s", c.described, got, c.want)
+		}
+	}
+	for _, less := range [][2]string{{"0.1.0~git20261125153057.abcdef", "0.1.0"}, {"1.0.0~rc1+4.abcdef", "1.0.0"}, {"1.2.3", "1.2.3+4.abcdef"}} {
+		verify(t, "dpkg", "--compare-versions", less[0], "lt", less[1])
+	}
+}
+
+// A copy of the sources elsewhere, with other modes, by another user's settings, makes the same bytes.
+func TestReproducible(t *testing.T) {
+	copied, out := filepath.Join(t.TempDir(), "elsewhere"), t.TempDir()
+	verify(t, "cp", "-r", built.root, copied)
+	verify(t, "chmod", "-R", "go-rwx,u+x", copied)
+	defer syscall.Umask(syscall.Umask(0o077))
+	t.Setenv("TZ", "Asia/Tokyo")
+	t.Setenv("LC_ALL", "C")
+	t.Setenv("GOFLAGS", "-race")
+	b := built
+	b.root = copied
+	deb2, tarball2, err := b.build(buildContext(t), out)
+	must(t, err)
+	for first, second := range map[string]string{deb: deb2, tarball: tarball2} {
+		if !bytes.Equal(readFile(t, first), readFile(t, second)) {
+			t.Errorf("two builds of %s differ", filepath.Base(first))
+		}
+	}
+}
+
+// The tarball is for systems without dpkg: the program runs as it is.
+func TestTarball(t *testing.T) {
+	dir := t.TempDir()
+	verify(t, "tar", "-xzf", tarball, "--strip-components=1", "-C", dir)
+	if out := verify(t, filepath.Join(dir, "usr/sbin/udrouter"), "version"); out != "udrouter "+built.version+"\n" {
+		t.Errorf("it says %q", out)
+	}
+	for _, name := range []string{"usr/lib/systemd/system/udrouter.service", "usr/share/man/man8/udrouter-run.8.gz",
+		"etc/network/if-up.d/udrouter", "usr/share/doc/udrouter/examples/router.hcl"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := exec.LookPath("ldd"); err == nil {
+		if out, err := exec.CommandContext(testContext(t), "ldd", filepath.Join(dir, "usr/sbin/udrouter")).CombinedOutput(); err == nil {
+			t.Errorf("the program needs libraries: %s", out)
+		}
+	}
+}
+
+// The README's way for systems without dpkg.
+func TestTarballService(t *testing.T) {
+	h := start(t, true)
+	h.write("/root/udrouter.tar.gz", readFile(t, tarball))
+	h.run("tar", "-xzf", "/root/udrouter.tar.gz", "-C", "/", "--strip-components=1")
+	h.run("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "udrouter")
+	h.run("install", "-d", "-g", "udrouter", "-m", "750", "/etc/udrouter")
+	h.configure()
+	h.run("systemctl", "daemon-reload")
+	h.run("systemctl", "enable", "--now", "udrouter")
+	h.forwards()
+}
+
+// Installed, upgraded and purged by the real dpkg: what the administrator has changed is kept, and nothing is left.
+func TestPackage(t *testing.T) {
+	newer := built
+	newer.version += "+next"
+	next, _, err := newer.build(buildContext(t), t.TempDir())
+	must(t, err)
+	h := start(t, true)
+	before := h.files()
+	h.install(deb)
+	if out := h.run("udrouter", "version"); out != "udrouter "+built.version {
+		t.Errorf("installed is %q", out)
+	}
+	if out := h.run("stat", "-c", "%U:%G %a", "/etc/udrouter"); out != "root:udrouter 750" {
+		t.Errorf("/etc/udrouter is %s", out)
+	}
+	h.run("man", "--warnings", "--encoding=utf8", "udrouter-run")
+	h.run("bash", "-n", "/usr/share/bash-completion/completions/udrouter")
+	h.run("udrouter", "check", "-c", "/usr/share/doc/udrouter/examples/router.hcl")
+	h.configure()
+	h.run("systemctl", "start", "udrouter")
+	h.write("/etc/default/udrouter", []byte("UDROUTER_OPTS=\"--workers 2\"\n"))
+
+	pid := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter")
+	h.install(next)
+	if out := h.run("udrouter", "version"); out != "udrouter "+newer.version {
+		t.Errorf("upgraded to %q", out)
+	}
+	if out := string(readFile(t, h.Path("/etc/default/udrouter"))); !strings.Contains(out, "--workers 2") {
+		t.Errorf("the upgrade has replaced what was changed:\n%s", out)
+	}
+	if out := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter"); out == pid || out == "0" {
+		t.Errorf("after the upgrade its process is %s, it was %s", out, pid)
+	}
+	if out := h.run("udrouter", "status"); !strings.Contains(out, newer.version) {
+		t.Errorf("what runs after the upgrade says: %s", out)
+	}
+	h.forwards()
+
+	h.run("systemctl", "stop", "udrouter")
+	h.install(deb) // a downgrade, which is an upgrade to dpkg
+	if out, _ := h.try("systemctl", "is-active", "udrouter"); out != "inactive" {
+		t.Errorf("an upgrade has started what was stopped: %s", out)
+	}
+
+	h.run("systemctl", "start", "udrouter")
+	h.run("dpkg", "--remove", "udrouter")
+	if out, _ := h.try("pgrep", "-x", "udrouter"); out != "" {
+		t.Errorf("it runs after its removal: %s", out)
+	}
+	if !h.exists("/etc/udrouter/router.hcl") || !h.exists("/etc/default/udrouter") {
+		t.Error("the removal, which is no purge, has taken the configuration")
+	}
+	h.run("dpkg", "--purge", "udrouter")
+	if after := h.files(); after != before {
+		t.Errorf("of it was there, then is:\n%s\n--\n%s", before, after)
+	}
+}
+
+// files lists what a package could leave, but for what dpkg and systemd keep of their own.
+func (h *host) files() string {
+	h.t.Helper()
+	return h.run("sh", "-c", `
+		find /etc /usr /var/lib /var/log /run -path '*udrouter*' ! -path '/usr/local/*' | sort
+		getent passwd udrouter
+		getent group udrouter
+		dpkg --get-selections | grep udrouter
+		true`)
+}
+
+// The maintainers' scripts are sh, whatever sh is.
+func TestScripts(t *testing.T) {
+	for _, f := range files {
+		if f.mode&0o111 != 0 {
+			verify(t, "sh", "-n", source(f.src))
+		}
+	}
+}

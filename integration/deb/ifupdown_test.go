@@ -1,0 +1,102 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+const installed = "/usr/share/doc/udrouter/examples/" // what users copy from
+
+// bare takes from dom0 what the lab has set up there, for the machine's own tools to do.
+func (h *host) bare() {
+	h.t.Helper()
+	must(h.t, h.Dom0.DelLink(h.Config.Bridge.Name))
+	for _, family := range []string{"-4", "-6"} {
+		h.run("ip", family, "address", "flush", "dev", h.Config.Uplink.Name)
+	}
+	must(h.t, h.Dom0.SetDown(h.Config.Uplink.Name))
+	must(h.t, h.Dom0.SetSysctl("net.ipv6.conf."+h.Config.Uplink.Name+".accept_ra", "0")) // ifup's, who never sets it back
+}
+
+// hotplug makes the guests' vifs ports of the bridge, as Xen's script does when a guest starts.
+func (h *host) hotplug() {
+	h.t.Helper()
+	for _, g := range h.Guests {
+		h.run("ip", "link", "set", g.Domu.Vif, "master", h.Config.Bridge.Name, "up")
+	}
+}
+
+// copyExample puts one of the package's examples in place.
+func (h *host) copyExample(name, to string) { h.write(to, readFile(h.t, h.Path(installed+name))) }
+
+// An /etc/network/interfaces without dummy0 brings up uplink, bridge, TAP and router, and down again, by the real ifup and ifdown: with bridge-utils and
+// without, with systemd and without.
+func TestIfupdown(t *testing.T) {
+	for _, c := range []struct {
+		example string
+		debian  []string
+		systemd bool
+	}{
+		{"interfaces", []string{"ifupdown", "bridge-utils"}, false},
+		{"interfaces.ip", []string{"ifupdown"}, false},
+		{"interfaces", []string{"ifupdown", "bridge-utils"}, true},
+	} {
+		name := c.example
+		if c.systemd {
+			name += " by systemd"
+		}
+		t.Run(name, func(t *testing.T) {
+			h := start(t, c.systemd)
+			must(t, h.Install(testContext(t), c.debian...))
+			h.bare()
+			h.install(deb)
+			h.configure()
+			h.copyExample(c.example, "/etc/network/interfaces")
+			before, err := h.Dom0State()
+			must(t, err)
+			up, down := []string{"ifup", "-a"}, []string{"ifdown", "-a", "--exclude=lo"}
+			if c.systemd {
+				up, down = []string{"systemctl", "start", "networking"}, []string{"systemctl", "stop", "networking"}
+			}
+			h.run(up[0], up[1:]...)
+			h.hotplug()
+			h.recovers()
+			h.forwards()
+			h.run("ifdown", "xenbr0")
+			if out, _ := h.try("pgrep", "-x", "udrouter"); out != "" || h.exists("/sys/class/net/udr0") || h.exists("/sys/class/net/xenbr0") {
+				t.Errorf("after ifdown there is still process %q, TAP %v, bridge %v", out, h.exists("/sys/class/net/udr0"), h.exists("/sys/class/net/xenbr0"))
+			}
+			h.run("ifup", "xenbr0")
+			h.hotplug()
+			h.recovers()
+			if c.systemd {
+				h.run("systemctl", "restart", "networking")
+				h.hotplug()
+				h.recovers()
+			}
+			h.run(down[0], down[1:]...)
+			h.differs(before)
+		})
+	}
+}
+
+// Without systemd ifup says that the router does not start, and where its reason is.
+func TestIfupFails(t *testing.T) {
+	h := start(t, false)
+	must(t, h.Install(testContext(t), "ifupdown"))
+	h.bare()
+	h.install(deb)
+	h.write("/etc/udrouter/router.hcl", []byte("uplink \"eth0\" {}\n"))
+	h.copyExample("interfaces.ip", "/etc/network/interfaces")
+	h.run("ifup", "eth0")
+	out, err := h.try("ifup", "xenbr0")
+	if err == nil || !strings.Contains(out, "/var/log/udrouter.log") {
+		t.Errorf("ifup: %v\n%s", err, out)
+	}
+	if strings.Contains(out, "timed out") {
+		t.Errorf("ifup has waited for a router that had ended:\n%s", out)
+	}
+	if log := string(readFile(t, h.Path("/var/log/udrouter.log"))); !strings.Contains(log, "bridge") {
+		t.Errorf("the log does not say what is missing:\n%s", log)
+	}
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"udrouter/config"
+	"udrouter/integration/lab"
+)
+
+// The unit's sandbox is as tight as it is said to be, and systemd finds nothing wrong with it.
+func TestUnitSecurity(t *testing.T) {
+	unit := source("integration/systemd/udrouter.service")
+	verify(t, "systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=19", unit)
+}
+
+// The service under a real systemd, in the network of the reference: it is not started by its installation, but by its file; it is ready when
+// packets pass, comes back when it is killed, and leaves dom0 as it was.
+func TestService(t *testing.T) {
+	h := start(t, true)
+	must(t, h.Dom0.SetSysctl("net.ipv4.ip_forward", "1")) // something to warn of
+	before, err := h.Dom0State()
+	must(t, err)
+	h.install(deb)
+	if out := h.run("systemctl", "is-enabled", "udrouter"); out != "enabled" {
+		t.Errorf("after its installation it is %s", out)
+	}
+	h.run("systemctl", "start", "udrouter") // its condition does not hold
+	if out, _ := h.try("systemctl", "is-active", "udrouter"); out != "inactive" {
+		t.Errorf("without a file it is %s", out)
+	}
+	if out := h.run("systemd-analyze", "verify", "udrouter.service"); out != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	h.configure()
+	h.run("systemctl", "start", "udrouter")
+	h.forwards()
+	if out := h.run("udrouter", "status"); !strings.Contains(out, built.version) {
+		t.Errorf("it says of itself: %s", out)
+	}
+	pid := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter")
+	if out := h.run("ps", "-o", "user=", "-p", pid); out != "udrouter" {
+		t.Errorf("it runs as %s", out)
+	}
+	if out := h.run("journalctl", "--unit", "udrouter", "--priority", "warning..warning", "--output", "cat"); !strings.Contains(out, "ip_forward") {
+		t.Errorf("the journal has this as warnings: %s", out)
+	}
+	h.run("systemctl", "reload", "udrouter")
+	h.write("/etc/udrouter/router.hcl", []byte("uplink {\n"))
+	if out, err := h.try("systemctl", "reload", "udrouter"); err == nil {
+		t.Errorf("a file with a mistake is reloaded: %s", out)
+	}
+	h.forwards()
+	h.configure()
+	if now := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter"); now != pid {
+		t.Errorf("after reloads its process is %s, it was %s", now, pid)
+	}
+	if out := h.run("udrouter", "status", "--json"); !strings.Contains(strings.ReplaceAll(out, " ", ""), `"reloads":1,`) {
+		t.Errorf("after one reload that was good: %s", out)
+	}
+	h.run("kill", "-KILL", pid)
+	h.recovers()
+	h.run("systemctl", "restart", "udrouter")
+	h.forwards()
+	if out := h.run("systemctl", "show", "--value", "--property=NRestarts", "udrouter"); out != "0" { // an administrator's restart begins anew
+		t.Errorf("%s automatic restarts since the last one by hand", out)
+	}
+	h.run("systemctl", "stop", "udrouter")
+	h.differs(before)
+
+	// What root has run by hand, and killed, the service undoes.
+	h.run("sh", "-c", "udrouter run -c /etc/udrouter/router.hcl >/run/by-hand 2>&1 & echo $! >/run/by-hand.pid")
+	must(t, lab.Await(testContext(t), "ready", func() (bool, error) {
+		return strings.Contains(string(readFile(t, h.Path("/run/by-hand"))), "msg=ready"), nil
+	}))
+	h.run("sh", "-c", "kill -KILL $(cat /run/by-hand.pid)")
+	h.run("systemctl", "start", "udrouter")
+	h.forwards()
+	h.run("systemctl", "stop", "udrouter")
+	h.differs(before)
+}
+
+// The control socket's group is the service's own, or another that the service has been put into; until then the log says what to do.
+func TestServiceGroup(t *testing.T) {
+	h := start(t, true)
+	h.install(deb)
+	h.write("/etc/udrouter/router.hcl", bytes.Replace(config.Reference, []byte("#group = "), []byte("group = "), 1))
+	if out, err := h.try("systemctl", "start", "udrouter"); err == nil {
+		t.Errorf("it starts without being in the group: %s", out)
+	}
+	contains(t, h.run("journalctl", "--unit", "udrouter", "--output", "cat"), "SupplementaryGroups=adm")
+	h.run("mkdir", "/etc/systemd/system/udrouter.service.d")
+	h.write("/etc/systemd/system/udrouter.service.d/group.conf", []byte("[Service]\nSupplementaryGroups=adm\n"))
+	h.run("systemctl", "daemon-reload")
+	h.run("systemctl", "restart", "udrouter")
+	if out := h.run("stat", "-c", "%G %a", "/run/udrouter/control.sock"); out != "adm 660" {
+		t.Errorf("the socket is %s", out)
+	}
+}
+
+// differs fails if dom0 is not as it was.
+func (h *host) differs(before []string) {
+	h.t.Helper()
+	after, err := h.Dom0State()
+	must(h.t, err)
+	if diff := lab.DiffState(before, after); len(diff) > 0 {
+		h.t.Errorf("dom0 differs from what it was:\n%s", strings.Join(diff, "\n"))
+	}
+}
