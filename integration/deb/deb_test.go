@@ -57,7 +57,7 @@ func TestTarball(t *testing.T) {
 		t.Errorf("it says %q", out)
 	}
 	for _, name := range []string{"usr/lib/systemd/system/udrouter.service", "usr/share/man/man8/udrouter-run.8.gz",
-		"etc/network/if-up.d/udrouter", "usr/share/doc/udrouter/examples/router.hcl"} {
+		"etc/network/if-up.d/udrouter", "etc/xen/scripts/vif-udrouter", "usr/share/doc/udrouter/examples/router.hcl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}
