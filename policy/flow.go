@@ -116,7 +116,7 @@ type Flow struct {
 	Verdict    uint32 // the owner's: what admitted it
 	Generation uint32 // the owner's: of the policy that did
 	queue      queueID
-	epoch      uint8 // of the table's, in which it was admitted
+	epoch      uint8  // of the table's, in which it was admitted
 	offloaded  uint16 // its place in the table's tier, 0: none
 
 	used         time.Duration // when it was refreshed last

@@ -33,7 +33,6 @@ type FlowTable struct {
 	total *FlowBudget
 	max   int
 	share int           // places of the budget that are kept for this table
-	guest *Guest        // whose flows may be offloaded; nil: nobody's
 	now   time.Duration // the latest time seen; time does not go back
 
 	slabs  [][]Flow // index i is at i-1; the last slab grows by doubling

@@ -51,7 +51,9 @@ func (e *Engine) Hit(p *Packet, g *Guest, from Side, generation uint32, now time
 	if !ok || r != None {
 		return next, false
 	}
-	t.offer(f, now)
+	if ge.offers {
+		t.offer(f, g, now)
+	}
 	return next, true
 }
 

@@ -53,27 +53,24 @@ type Offloaded struct {
 const offerFirst, offerEvery = 16, 64
 
 // SetTier has flows between guests and the uplink offered, but for guests that have limits for packets or whose policy is in shadow mode: there each packet
-// is counted. Before there are flows.
+// is counted. Before the engine is used.
 func (e *Engine) SetTier(o Tier) {
 	for i := range e.guests {
-		if g := &e.guests[i]; !g.shadow && g.meter.unlimited() {
-			g.table.offload, g.table.guest = o, g.guest
-		}
+		g := &e.guests[i]
+		g.offers = !g.shadow && g.limits.Packets == 0 && g.limits.Bandwidth == 0
+		g.table.setTier(o)
 	}
 }
 
-// unlimited tells that Admit lets every packet pass that opens no flow.
-func (m *Meter) unlimited() bool {
-	for d := range m.Packets {
-		if m.Packets[d].cost != 0 || m.Bandwidth[d].cost != 0 {
-			return false
-		}
-	}
-	return true
+// setTier gives a table its tier, always the same.
+func (t *FlowTable) setTier(o Tier) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.offload = o
 }
 
-// offer offers a flow that it has just accepted a packet of, if it is time for it.
-func (t *FlowTable) offer(f *Flow, now time.Duration) {
+// offer offers a guest's flow that it has just accepted a packet of, if it is time for it.
+func (t *FlowTable) offer(f *Flow, g *Guest, now time.Duration) {
 	if t.offload == nil || f.offloaded != 0 || (f.Packets[0]+f.Packets[1])%offerEvery != offerFirst || !f.offloadable() {
 		return
 	}
@@ -81,7 +78,7 @@ func (t *FlowTable) offer(f *Flow, now time.Duration) {
 	if f.way(0) == Ingress {
 		inner, outer = outer, inner
 	}
-	o := OffloadFlow{Guest: t.guest, Proto: f.Key.Proto, Inner: inner, Outer: outer, Generation: f.Generation, Unused: now - f.used, Idle: f.queue.idle(),
+	o := OffloadFlow{Guest: g, Proto: f.Key.Proto, Inner: inner, Outer: outer, Generation: f.Generation, Unused: now - f.used, Idle: f.queue.idle(),
 		Window: f.windows()}
 	for dir, next := range f.next {
 		o.Next[f.way(dir)] = next

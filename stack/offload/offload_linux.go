@@ -40,20 +40,20 @@ type Tier struct {
 	world      *flowWorld
 	neighbours []flowNeighbour
 	flows      []flowFlow
-	guests     []*policy.Guest // of the flow in a place
+	guests     []policy.Side // of the flow in a place, whose guest it is
 
 	mu       sync.Mutex
 	closed   bool
 	links    [2]link.Link // of the uplink and the TAP
 	indexes  [2]int       // of the interfaces that they are for
 	filter   *ebpf.Program
-	fresh    int                        // places from here on were never used
-	resting  []rest                     // those that were, the oldest first
-	active   int                        // flows
-	share    int                        // of places, that are kept for each guest
-	common   int                        // places beyond the shares that are taken
-	used     map[*policy.Guest]int      // places
-	finished map[*policy.Guest]Counters // what flows have had whose places others have now
+	fresh    int                      // places from here on were never used
+	resting  []rest                   // those that were, the oldest first
+	active   int                      // flows
+	share    int                      // of places, that are kept for each guest
+	common   int                      // places beyond the shares that are taken
+	used     map[policy.Side]int      // places
+	finished map[policy.Side]Counters // what flows have had whose places others have now
 }
 
 type rest struct {
@@ -75,7 +75,7 @@ type Counters struct{ Packets, Bytes [2]uint64 }
 // Open loads the programs, for a TAP that may come and go, with slots for so many neighbours. Half of the flows that it takes are kept for the guests, in
 // equal shares.
 func Open(tap string, guests, neighbours int) (*Tier, error) {
-	t := &Tier{tap: tap, clock: time.Now(), fresh: 1, used: map[*policy.Guest]int{}, finished: map[*policy.Guest]Counters{}}
+	t := &Tier{tap: tap, clock: time.Now(), fresh: 1, used: map[policy.Side]int{}, finished: map[policy.Side]Counters{}}
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return nil, fmt.Errorf("reading the clock: %w", err)
@@ -101,7 +101,7 @@ func Open(tap string, guests, neighbours int) (*Tier, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, errors.Join(err, t.objs.Close())
 	}
-	t.world, t.guests = &worlds[0], make([]*policy.Guest, flows+1)
+	t.world, t.guests = &worlds[0], make([]policy.Side, flows+1)
 	t.share = flows / (2 * max(guests, 1))
 	t.common = t.share * guests // all shares are kept, taken or not
 	return t, nil
@@ -206,7 +206,7 @@ func (t *Tier) Put(o *policy.OffloadFlow, slot int, serial uint32) (place uint16
 	if o.Generation != atomic.LoadUint32(&t.world.Generation) {
 		return 0, false
 	}
-	if place, ok = t.take(o.Guest); !ok {
+	if place, ok = t.take(o.Guest.Side); !ok {
 		return 0, false
 	}
 	f := &t.flows[place]
@@ -228,7 +228,7 @@ func (t *Tier) Put(o *policy.OffloadFlow, slot int, serial uint32) (place uint16
 }
 
 // take is a place for a guest's flow. It counts for the guest what the place's last flow has had.
-func (t *Tier) take(g *policy.Guest) (place uint16, ok bool) {
+func (t *Tier) take(g policy.Side) (place uint16, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	beyond := t.used[g] >= t.share
@@ -338,11 +338,11 @@ func (t *Tier) Flows() (active, max int) {
 	return t.active, len(t.flows) - 1
 }
 
-// Guests is what was forwarded for each guest. It looks at all flows.
-func (t *Tier) Guests() map[*policy.Guest]Counters {
+// Guests is what was forwarded for each guest, by its side. It looks at all flows.
+func (t *Tier) Guests() map[policy.Side]Counters {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := make(map[*policy.Guest]Counters, len(t.finished)+1)
+	all := make(map[policy.Side]Counters, len(t.finished)+1)
 	for g, c := range t.finished {
 		all[g] = c
 	}
