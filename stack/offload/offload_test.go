@@ -26,6 +26,8 @@ var (
 const (
 	generation, slot, serial, mtu = 7, 3, 1<<16 + 9, 1500
 	payload                       = 100
+	scale                         = 2
+	unacked                       = 50 // bytes that each end has sent and not had acknowledged
 )
 
 // pair is two engines with the same flow: of one the kernel forwards, the other has the router alone. Of the latter, what it offers is written down.
@@ -122,6 +124,8 @@ func newPair(t testing.TB, tier *Tier, k kind) *pair {
 			remember(k.frame(policy.Egress, 16, 1000, 2000, 0), policy.Egress)
 			remember(k.frame(policy.Ingress, 16, 2000, 1000, 0), policy.Ingress)
 		}
+		remember(k.frame(policy.Egress, 16, 1000, 2000, unacked), policy.Egress)
+		remember(k.frame(policy.Ingress, 16, 2000, 1000, unacked), policy.Ingress)
 		for range 20 {
 			p.hit(e, k.frame(policy.Egress, 16, 1000, 2000, 0), policy.Egress)
 		}
@@ -163,7 +167,11 @@ func (k kind) frame(way policy.Direction, flags uint8, seq, ack uint32, n int) [
 	if k.proto == policy.ProtoTCP {
 		l4 = binary.BigEndian.AppendUint32(l4, seq)
 		l4 = binary.BigEndian.AppendUint32(l4, ack)
-		l4 = append(l4, 5<<4, flags, 0xff, 0xff, 1, 2, 0, 0)
+		l4 = append(l4, 5<<4, flags, 0x7f, 0xff, 1, 2, 0, 0)
+		if flags&2 != 0 { // a SYN scales the windows that follow
+			l4[12] = 6 << 4
+			l4 = append(l4, 3, 3, scale, 0)
+		}
 	} else {
 		l4 = append(binary.BigEndian.AppendUint16(l4, uint16(8+n)), 1, 2)
 	}
@@ -415,15 +423,17 @@ func rows(k kind, way policy.Direction) (list []row) {
 	f := base(8)
 	f[k.l4()+12] = 15 << 4
 	add("data offset beyond the end", false, f)
-	const edge, slack = 65535, 66000
+	edit("a larger window", true, func(_, _, l4 []byte) { l4[14] = 0xff })
+	edit("a smaller window", true, func(_, _, l4 []byte) { l4[14] = 0 })
+	const edge, slack = 0x7fff << scale, 0x7fff << scale
 	for _, w := range []struct {
 		name     string
 		seq, ack int64
 		forwards bool
 	}{
 		{"at the edge", edge, 0, true}, {"behind the edge", edge + 1, 0, true}, {"beyond the edge", edge + 2, 0, false},
-		{"old", -slack - payload, 0, true}, {"too old", -slack - payload - 1, 0, false},
-		{"acknowledges what was not sent", 0, 1, false}, {"acknowledges what is old", 0, -slack, true}, {"acknowledges what is too old", 0, -slack - 1, false},
+		{"old", unacked - slack - payload, 0, true}, {"too old", unacked - slack - payload - 1, 0, false},
+		{"acknowledges all", 0, unacked, true}, {"acknowledges what was not sent", 0, unacked + 1, false}, {"acknowledges what is old", 0, -slack, true}, {"acknowledges what is too old", 0, -slack - 1, false},
 		{"half a world away", 1 << 31, 0, false}, {"acknowledges half a world away", 0, 1 << 31, false},
 	} {
 		add(w.name, w.forwards, k.frame(way, 16, uint32(int64(seq)+w.seq), uint32(int64(ack)+w.ack), payload))
@@ -447,6 +457,7 @@ func TestFollows(t *testing.T) {
 		{"the neighbour is lost", func(*pair) { tier.SetNeighbour(slot, serial, policy.MAC{}) }, [2]bool{false, true}},
 		{"another neighbour", func(*pair) { tier.SetNeighbour(slot, serial+1, providerMAC) }, [2]bool{false, true}},
 		{"one whose number looks alike", func(*pair) { tier.SetNeighbour(slot, serial+1<<16, providerMAC) }, [2]bool{false, true}},
+		{"one who is just coming", func(*pair) { tier.neighbours[slot].Mac ^= 1 << 48 }, [2]bool{false, true}},
 		{"time", func(p *pair) { tier.flows[p.withTier].Used -= uint64(policy.TCPEstablishedIdle + time.Second) }, [2]bool{}},
 		{"almost time", func(p *pair) { tier.flows[p.withTier].Used -= uint64(policy.TCPEstablishedIdle - time.Minute) }, [2]bool{true, true}},
 		{"withdrawn", func(p *pair) { p.engines[0].Forget() }, [2]bool{}},
