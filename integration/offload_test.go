@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -51,7 +52,8 @@ func TestOffload(t *testing.T) {
 					t.Errorf("%d packets are the guests', %d passed the TAP", domu, tap)
 				}
 				for reason, n := range after.Drops {
-					if n != before.Drops[reason] {
+					// What waits in the TAP while the kernel begins to forward comes late, and may be refused as old.
+					if n != before.Drops[reason] && (reason != "tcp-window" || n > before.Drops[reason]+64) {
 						t.Errorf("%d packets were dropped as %s", n-before.Drops[reason], reason)
 					}
 				}
@@ -168,7 +170,7 @@ func TestOffloadForged(t *testing.T) {
 			sender, err := guest.Sender(guest.Link)
 			must(t, err)
 			seen, err := l.Gateway.Sniff(l.Gateway.Link, lab.SniffOptions{Keep: func(f []byte) bool {
-				return len(f) > l4+14 && policy.MAC(f[6:12]) == mustMAC(t, l.Dom0, l.Dom0.Link) && f[l4+3] == up[l4+3] && f[l4+2] == up[l4+2]
+				return bytes.Contains(f, up[l4+20:l4+32]) // the timestamps, which the guest's kernel sends once
 			}})
 			must(t, err)
 			count := func() int { return seen.Count(func(f lab.Frame) bool { return !f.Outgoing }) }
@@ -214,8 +216,9 @@ func TestOffloadForged(t *testing.T) {
 				}
 			}
 			must(t, c.Check(testContext(t)))
-			if s := status(t, p); s.Flows.Offloaded != 1 || s.Drops["tcp-window"] == 0 {
-				t.Errorf("%d flows are forwarded by the kernel; dropped: %v", s.Flows.Offloaded, s.Drops)
+			must(t, lab.Await(testContext(t), "the router to refuse what was forged", func() (bool, error) { return status(t, p).Drops["tcp-window"] > 0, nil }))
+			if n := status(t, p).Flows.Offloaded; n != 1 {
+				t.Errorf("%d flows are forwarded by the kernel", n)
 			}
 		})
 	}
