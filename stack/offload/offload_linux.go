@@ -395,7 +395,7 @@ func translate(program []bpf.Instruction) (asm.Instructions, error) {
 	at := func(i int) string { return fmt.Sprint("at", i) }
 	jumps := map[bpf.JumpTest]asm.JumpOp{bpf.JumpEqual: asm.JEq, bpf.JumpNotEqual: asm.JNE, bpf.JumpLessThan: asm.JLT, bpf.JumpGreaterThan: asm.JGT}
 	sizes := map[int]asm.Size{1: asm.Byte, 2: asm.Half, 4: asm.Word}
-	const pktType = int16(unsafe.Offsetof(skBuff{}.pktType))
+	const pktType = 4 // where struct __sk_buff (linux/bpf.h) has it
 	out := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
 	for i, in := range program {
 		var code asm.Instructions
@@ -430,9 +430,6 @@ func translate(program []bpf.Instruction) (asm.Instructions, error) {
 	}
 	return out, nil
 }
-
-// skBuff is the beginning of struct __sk_buff (linux/bpf.h).
-type skBuff struct{ len, pktType uint32 }
 
 // Close takes the programs off. What is still asked of it, it does as far as there is something to do.
 func (t *Tier) Close() error {
