@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,10 +74,14 @@ func buildLab(t testing.TB, src string, o lab.Options) *lab.Lab {
 	return l
 }
 
+// moreArgs are the program's in all tests, such as --offload: what holds has to hold with the kernel forwarding as well.
+const moreArgs = "UDROUTER_TEST_ARGS"
+
 // startRouter runs the program in a lab's dom0 and stops it with the test. A system call that it makes and confinement does not know ends it.
 func startRouter(t testing.TB, l *lab.Lab, args ...string) *lab.Proc {
 	t.Helper()
-	p, err := l.StartRouter(testContext(t), exe, append([]string{"--confine=strict"}, args...)...)
+	args = append([]string{"--confine=strict"}, args...)
+	p, err := l.StartRouter(testContext(t), exe, append(args, strings.Fields(os.Getenv(moreArgs))...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

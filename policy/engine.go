@@ -71,6 +71,7 @@ type Engine struct {
 type guestEngine struct {
 	guest           *Guest
 	shadow          bool
+	offers          bool // its flows to a tier
 	egress, ingress chainEngine
 	limits          Limits
 	flows           int // at most

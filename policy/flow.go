@@ -116,7 +116,8 @@ type Flow struct {
 	Verdict    uint32 // the owner's: what admitted it
 	Generation uint32 // the owner's: of the policy that did
 	queue      queueID
-	epoch      uint8 // of the table's, in which it was admitted
+	epoch      uint8  // of the table's, in which it was admitted
+	offloaded  uint16 // its place in the table's tier, 0: none
 
 	used         time.Duration // when it was refreshed last
 	queued       time.Duration // and when it went to the end of its queue
@@ -232,22 +233,15 @@ func (t *FlowTable) lookup(p *Packet, key *FlowKey, hash uint32, reversed bool, 
 // is over.
 func (t *FlowTable) accept(p *Packet, i uint32, dir int, now time.Duration, admit func() Reason) (r Reason, ok bool) {
 	f := t.at(i)
-	conn, state, quiet := f.tcp, f.State, false
-	switch {
-	case f.Key.Proto == ProtoTCP:
-		g, ok := p.segment()
-		if !ok {
-			return Malformed, true
+	conn, state, r, quiet, ok := f.advance(p, dir)
+	if !ok || r != None {
+		return r, ok
+	}
+	if f.offloaded != 0 && !f.settled(state) {
+		t.withdraw(i)
+		if conn, state, r, quiet, ok = f.advance(p, dir); !ok || r != None {
+			return r, ok
 		}
-		if g.opens() && (f.State == TCPTimeWait || f.State == TCPClosed) {
-			return None, false
-		}
-		if r, quiet = conn.advance(dir, &g); r != None {
-			return r, true
-		}
-		state = conn.state()
-	case dir == 1:
-		state = FlowReplied
 	}
 	if admit != nil {
 		if r := admit(); r != None {
@@ -259,7 +253,30 @@ func (t *FlowTable) accept(p *Packet, i uint32, dir int, now time.Duration, admi
 	if !quiet {
 		t.touch(i, now)
 	}
+	t.raise(i)
 	return None, true
+}
+
+// advance judges a packet as the next of a direction, and tells what would become of the flow by it. The results are those of accept and of
+// tcpConn.advance.
+func (f *Flow) advance(p *Packet, dir int) (conn tcpConn, state FlowState, r Reason, quiet, ok bool) {
+	conn, state = f.tcp, f.State
+	switch {
+	case f.Key.Proto == ProtoTCP:
+		g, ok := p.segment()
+		if !ok {
+			return conn, state, Malformed, false, true
+		}
+		if g.opens() && (f.State == TCPTimeWait || f.State == TCPClosed) {
+			return conn, state, None, false, false
+		}
+		if r, quiet = conn.advance(dir, &g); r == None {
+			state = conn.state()
+		}
+	case dir == 1:
+		state = FlowReplied
+	}
+	return conn, state, r, quiet, true
 }
 
 // Create makes the flow of a packet that the policy has admitted, on its way between two sides. Where the flow has come to be in

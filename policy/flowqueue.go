@@ -80,9 +80,13 @@ func (t *FlowTable) touch(i uint32, now time.Duration) {
 	f := t.at(i)
 	f.used = now
 	if now-f.queued >= queueGrain || f.queueOf() != f.queue {
-		t.dequeue(i)
-		t.enqueue(i, now)
+		t.requeue(i, now)
 	}
+}
+
+func (t *FlowTable) requeue(i uint32, now time.Duration) {
+	t.dequeue(i)
+	t.enqueue(i, now)
 }
 
 func (t *FlowTable) enqueue(i uint32, now time.Duration) {
@@ -132,6 +136,19 @@ func (t *FlowTable) oldest() uint32 {
 	return t.oldestOf(yields[0])
 }
 
+// leastUsed is oldest, but for flows that turn out to be in use elsewhere, of which it asks for a few.
+func (t *FlowTable) leastUsed(now time.Duration) uint32 {
+	for range 4 {
+		i := t.oldest()
+		f := t.at(i)
+		if t.catchUp(i); f.used-f.queued < queueGrain {
+			return i
+		}
+		t.requeue(i, now)
+	}
+	return t.oldest()
+}
+
 // oldestOf is the oldest of the queue of a group that has most flows, or 0: what one side opens in numbers, pings or connections, costs the other
 // side nothing, and nothing of another kind.
 func (t *FlowTable) oldestOf(group [2]queueID) uint32 {
@@ -149,7 +166,7 @@ func (t *FlowTable) oldestOf(group [2]queueID) uint32 {
 	return most.oldest
 }
 
-// expire forgets at most n flows that have expired, and tells how many.
+// expire forgets flows that have expired, at most n that seem so, and tells how many those were.
 func (t *FlowTable) expire(now time.Duration, n int) int {
 	done := 0
 	for q := range t.queues {
@@ -158,8 +175,11 @@ func (t *FlowTable) expire(now time.Duration, n int) int {
 			if i == 0 || !t.at(i).expired(now) {
 				break
 			}
+			if done++; !t.expired(i, now) { // it is in use elsewhere
+				t.requeue(i, now)
+				continue
+			}
 			t.remove(i)
-			done++
 		}
 	}
 	return done

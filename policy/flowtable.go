@@ -47,6 +47,7 @@ type FlowTable struct {
 
 	queues    [queueCount]queue
 	datagrams *[MaxDatagrams]datagram
+	offload   Tier // nil: none
 
 	epoch  uint8            // see Ask
 	admits func(*Flow) bool // asked about flows of another epoch
@@ -98,6 +99,7 @@ func (t *FlowTable) get(r FlowRef) *Flow {
 		return nil
 	}
 	if f := t.at(r.index); f.serial == r.serial && t.lives(r.index) {
+		t.catchUp(r.index)
 		return f
 	}
 	return nil
@@ -136,6 +138,7 @@ func (t *FlowTable) find(key *FlowKey, hash uint32) uint32 {
 			if !t.lives(i) {
 				return 0
 			}
+			t.catchUp(i)
 			return i
 		}
 		i = f.chain
@@ -154,7 +157,7 @@ func (t *FlowTable) insert(f *Flow, now time.Duration) (ref FlowRef, ok bool) {
 		return ref, false
 	case t.count < t.max && t.total.take(t.count, t.share):
 	case t.count > 0:
-		t.unlink(t.oldest()) // the place in the budget goes over
+		t.unlink(t.leastUsed(now)) // the place in the budget goes over
 	default:
 		return ref, false
 	}
@@ -234,6 +237,7 @@ func (t *FlowTable) remove(i uint32) {
 // unlink is remove without giving back the place in the budget.
 func (t *FlowTable) unlink(i uint32) {
 	f := t.at(i)
+	t.withdraw(i)
 	p := t.head(f.hash)
 	for *p != i {
 		p = &t.at(*p).chain
@@ -371,6 +375,11 @@ func (t *FlowTable) SetMax(max int) {
 func (t *FlowTable) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for i := range t.used {
+		if t.at(uint32(i+1)).serial != 0 {
+			t.withdraw(uint32(i + 1))
+		}
+	}
 	t.total.give(t.count, t.count, t.share)
 	t.total.reserved.Add(int64(-t.share))
 	t.release()
@@ -386,14 +395,17 @@ func (t *FlowTable) SetNext(r FlowRef, reply bool, next NextHop, generation uint
 	if f == nil {
 		return false
 	}
+	dir := 0
+	if reply {
+		dir = 1
+	}
+	if f.Generation != generation || f.next[dir] != next {
+		t.withdraw(r.index)
+	}
 	if f.Generation != generation {
 		f.Generation, f.next = generation, [2]NextHop{}
 	}
-	if reply {
-		f.next[1] = next
-	} else {
-		f.next[0] = next
-	}
+	f.next[dir] = next
 	return true
 }
 
@@ -474,7 +486,7 @@ func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
 	if f.State == 0 || f.State >= flowStates || (f.Key.Proto == ProtoTCP) != (f.State >= TCPSynSent) {
 		return false
 	}
-	f.hash, f.next = uint32(maphash.Comparable(t.seed, f.Key)), [2]NextHop{}
+	f.hash, f.next, f.offloaded = uint32(maphash.Comparable(t.seed, f.Key)), [2]NextHop{}, 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now = t.clock(now)

@@ -48,7 +48,13 @@ func (e *Engine) Hit(p *Packet, g *Guest, from Side, generation uint32, now time
 		return next, false
 	}
 	r, ok := t.accept(p, i, dir, now, func() Reason { return ge.meter.Admit(p, way, false, now) })
-	return next, ok && r == None
+	if !ok || r != None {
+		return next, false
+	}
+	if ge.offers {
+		t.offer(f, g, now)
+	}
+	return next, true
 }
 
 // Remember notes where the direction of a flow that a packet was admitted by goes, for Hit. The generation is not 0. It does so for flows between a

@@ -14,5 +14,6 @@
 //
 // world.go is what all of them look at: one immutable value, replaced when dom0's kernel changes something, or the file. plan.go compiles a file, and
 // reload.go puts it in the place of another. router.go starts the tasks and ends them; rounds.go tells when all have come round; control.go and
-// status.go answer questions. explain.go asks ways and policy of a packet by a file alone, and ask.go a file's tests.
+// status.go answer questions. offload.go has the kernel forward what is decided. explain.go asks ways and policy of a packet by a file alone, and
+// ask.go a file's tests.
 package router

@@ -11,6 +11,9 @@ import (
 	"udrouter/stack"
 )
 
+// Neighbours is how many next hops flows may remember, those that are gateways included.
+const Neighbours = 2 * maxNeighbours
+
 const (
 	maxNeighbours = 256         // on-link hosts on the uplink, besides gateways
 	idleTicks     = 60          // seconds after which an on-link host is forgotten
@@ -31,8 +34,8 @@ type neighbours struct {
 	r      *Router
 	mu     sync.RWMutex
 	m      map[netip.Addr]*neighbour
-	slots  [2 * maxNeighbours]atomic.Pointer[neighbour] // of those that flows may remember
-	serial uint32                                       // of the last that got one
+	slots  [Neighbours]atomic.Pointer[neighbour] // of those that flows may remember
+	serial uint32                                // of the last that got one
 
 	waiting sync.Mutex // protects all guests' shares
 
@@ -113,6 +116,7 @@ func (s *neighbours) place(n *neighbour) {
 			s.serial++
 			n.slot, n.serial = i, s.serial
 			s.slots[i].Store(n)
+			s.learned(n, policy.MAC{})
 			return
 		}
 	}
@@ -127,7 +131,7 @@ func (s *neighbours) evict(from *guestState) bool {
 		if n.gateway.Load() {
 			continue
 		}
-		if !n.used.Load() {
+		if !s.inUse(n) {
 			s.remove(n)
 			return true
 		}
@@ -148,12 +152,13 @@ func (s *neighbours) remove(n *neighbour) {
 		return
 	}
 	delete(s.m, n.addr)
+	n.mu.Lock()
+	s.tell(n, policy.MAC{})
+	n.removed = true
+	n.mu.Unlock()
 	if n.slot >= 0 {
 		s.slots[n.slot].Store(nil)
 	}
-	n.mu.Lock()
-	n.removed = true
-	n.mu.Unlock()
 	for _, f := range s.release(n, 0) {
 		s.r.count(f.from, policy.NoNeighbour, nil)
 	}
@@ -368,7 +373,7 @@ func (s *neighbours) run(ctx context.Context, asked <-chan struct{}) error {
 func (s *neighbours) tick(ns *stack.Netstack) {
 	for _, n := range s.all() {
 		s.followUp(ns, n)
-		if n.used.Swap(false) || n.gateway.Load() {
+		if inUse := s.inUse(n); n.used.Swap(false) || inUse || n.gateway.Load() {
 			n.idle = 0
 			if mac, ok := ns.Resolve(n.addr); ok {
 				s.event(stack.NeighbourEvent{Addr: n.addr, MAC: mac})
@@ -387,7 +392,7 @@ func (s *neighbours) event(e stack.NeighbourEvent) {
 	if n == nil || e.MAC.IsGroup() {
 		return
 	}
-	n.bits.Store(e.MAC.Bits())
+	s.learned(n, e.MAC)
 	n.asking.Store(false)
 	failedAt := time.Duration(0)
 	if e.MAC.IsZero() {

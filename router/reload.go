@@ -104,6 +104,7 @@ func (r *Router) goOn(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	r.offer(next)
 	if err := r.Around.Narrow(cfg); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"udrouter/config"
 	"udrouter/policy"
 	"udrouter/stack"
+	"udrouter/stack/offload"
 )
 
 // UplinkLink is a Link that follows its interface.
@@ -34,8 +35,9 @@ type Options struct {
 	Hotplug Hotplug        // nil: only the file binds guests; it wants Around
 	Guests  stack.Link
 	Uplink  UplinkLink
-	Host    stack.Link   // nil: dom0 and its guests do not meet
-	Control net.Listener // of the control socket; nil: none
+	Host    stack.Link    // nil: dom0 and its guests do not meet
+	Tier    *offload.Tier // where the kernel forwards flows that are decided; nil: nowhere
+	Control net.Listener  // of the control socket; nil: none
 	Log     *slog.Logger
 
 	// HostUplink reads what the rules of host.uplink have counted in dom0's kernel, in their order and the default last; nil: nobody knows.
@@ -99,6 +101,7 @@ func New(o Options) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.offer(first)
 	r.epoch, r.nobody = r.Clock.NowMonotonic(), first.nobody
 	r.neighbours, r.presence = newNeighbours(r), newPresence(r)
 	ns, err := stack.NewNetstack(r.Clock, r.transmit)
@@ -233,11 +236,13 @@ func (r *Router) apply(k stack.Kernel, pl *plan) error {
 	old := r.current.Load()
 	w := newWorld(pl, r.linkLocals, r.RouterMAC, r.GuestMTU, int(r.duplicates.Load()), k)
 	if old != nil && old.same(w) {
+		r.follow(old)
 		return nil
 	}
 	if w.generation = 1; old != nil {
 		w.generation = max(old.generation+1, 1)
 	}
+	r.stopOffload()
 	if err := r.Uplink.SetFilter(w.filter()); err != nil {
 		return err
 	}
@@ -247,6 +252,7 @@ func (r *Router) apply(k stack.Kernel, pl *plan) error {
 	}
 	r.current.Store(w)
 	r.neighbours.keep(w.Upstream)
+	r.follow(w)
 	for _, text := range w.warnings {
 		if old == nil || !contains(old.warnings, text) {
 			r.log.Warn(text)

@@ -71,6 +71,9 @@ type FlowStatus struct {
 	Active int    `json:"active"`
 	Max    int    `json:"max"`
 	Hits   uint64 `json:"hits"` // packets that went where their flow remembered, without rules and lookups
+
+	Offloaded   int    `json:"offloaded"`    // flows whose packets the kernel forwards
+	OffloadHits uint64 `json:"offload_hits"` // packets that it has forwarded
 }
 
 // Status is a snapshot; counters that belong together may be a packet apart.
@@ -106,6 +109,7 @@ func (r *Router) Status() Status {
 			TxBytes: c.TxBytes.Load(), Drops: c.DropTotal(), Reasons: words(&c.Drops), WouldDrop: words(&c.Would)}
 		s.Domus = append(s.Domus, d)
 	}
+	r.addOffloaded(&s)
 	var err error
 	if s.HostUplink, err = r.hostUplink(wd); err != nil {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("host.uplink: what its rules count cannot be read: %v", err))

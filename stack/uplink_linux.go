@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"udrouter/policy"
@@ -28,6 +29,7 @@ type Uplink struct {
 
 	mu     sync.Mutex // held while sockets are opened, changed or closed
 	filter Filter
+	screen Screen // nil: sockets have the filter itself
 	closed bool
 	tries  pace
 	gone   atomic.Bool // the interface is missing: bind again
@@ -36,6 +38,12 @@ type Uplink struct {
 	Foreign atomic.Uint64 // frames with another source MAC that were kept off the uplink
 
 	tx sync.Pool // of *mmsgs
+}
+
+// Screen stands between an interface and the packet sockets that it is given. They see of what its filter admits what it leaves to them.
+type Screen interface {
+	SetFilter(program []bpf.Instruction) error
+	Screen(fd int) error
 }
 
 // errNotUp says that the interface has to come up first: before Linux 6.13, no socket of one that is down can be put into a group.
@@ -103,7 +111,7 @@ func (u *Uplink) sockets(index int) (fds []int, err error) {
 		}
 	}
 	for _, fd := range fds {
-		if err := u.filter.attach(fd); err != nil {
+		if err := u.attachFilter(fd); err != nil {
 			return fds, err
 		}
 	}
@@ -188,15 +196,44 @@ func (u *Uplink) SetFilter(filter Filter) error {
 		return ErrClosed
 	}
 	u.filter = filter
+	if u.screen != nil {
+		return u.screen.SetFilter(filter.program())
+	}
+	return u.attachFilters()
+}
+
+// SetScreen puts something before all sockets, those that are opened later as well.
+func (u *Uplink) SetScreen(s Screen) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return ErrClosed
+	}
+	if err := s.SetFilter(u.filter.program()); err != nil {
+		return err
+	}
+	u.screen = s
+	return u.attachFilters()
+}
+
+// attachFilters has each socket that there is see what it is to see; others get their filter when they are opened.
+func (u *Uplink) attachFilters() error {
 	for _, q := range u.queues {
-		if q.fd < 0 { // it gets the filter when it is opened
+		if q.fd < 0 {
 			continue
 		}
-		if err := filter.attach(q.fd); err != nil {
+		if err := u.attachFilter(q.fd); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (u *Uplink) attachFilter(fd int) error {
+	if u.screen != nil {
+		return u.screen.Screen(fd)
+	}
+	return u.filter.attach(fd)
 }
 
 // SetMAC says what the interface's MAC is now.

@@ -25,6 +25,7 @@ import (
 	"udrouter/policy"
 	"udrouter/router"
 	"udrouter/stack"
+	"udrouter/stack/offload"
 )
 
 const defaultState = "/run/udrouter"
@@ -32,6 +33,7 @@ const defaultState = "/run/udrouter"
 func runCommand() *cobra.Command {
 	var file, state, socket, profile, confinement string
 	var workers int
+	var offloads bool
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,13 +64,13 @@ func runCommand() *cobra.Command {
 			}
 			var confined func() error
 			if confinement != confineOff {
-				o := confine.Options{Config: file, State: state, Socket: cfg.Control.Socket, Strict: confinement == confineStrict, Log: log}
+				o := confine.Options{Config: file, State: state, Socket: cfg.Control.Socket, Strict: confinement == confineStrict, Offload: offloads, Log: log}
 				if profile != "" {
 					o.Read = []string{"/proc/self/maps"}
 				}
 				confined = func() error { return confine.Apply(o) }
 			}
-			run := func() error { return route(c.Context(), cfg, around, state, workers, log, confined) }
+			run := func() error { return route(c.Context(), cfg, around, state, workers, offloads, log, confined) }
 			if profile != "" {
 				return profiled(profile, run)
 			}
@@ -81,6 +83,7 @@ func runCommand() *cobra.Command {
 	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
 	c.Flags().Lookup("workers").DefValue = "half of the processors" // manual pages are the same wherever they are made
 	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
+	c.Flags().BoolVar(&offloads, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 	return c
 }
@@ -107,7 +110,7 @@ func profiled(file string, do func() error) (err error) {
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
 // kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
 // confined, where it is not nil, is called in between: before the first packet is read.
-func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, log *slog.Logger, confined func() error) (err error) {
+func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, offloads bool, log *slog.Logger, confined func() error) (err error) {
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -168,6 +171,13 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	}
 	closers = append(closers, uplink.Close)
 	o.Uplink = uplink
+	if offloads {
+		if o.Tier, err = openTier(cfg, uplink); err != nil {
+			log.Warn("the kernel forwards nothing by itself; the router does", "error", err)
+		} else {
+			closers = append(closers, o.Tier.Close)
+		}
+	}
 	if o.Control, err = router.ListenControl(cfg.Control); err != nil {
 		return err
 	}
@@ -203,6 +213,18 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	err = g.Wait()
 	notify(log, daemon.SdNotifyStopping)
 	return err
+}
+
+// openTier has the kernel ready to forward flows, and leave the others to the uplink's sockets.
+func openTier(cfg *config.Config, uplink *stack.Uplink) (*offload.Tier, error) {
+	t, err := offload.Open(cfg.Bridge.TAP, len(cfg.Domus), router.Neighbours)
+	if err != nil {
+		return nil, err
+	}
+	if err := uplink.SetScreen(t); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
 }
 
 // hostCounts is what the rules of host.uplink have counted.

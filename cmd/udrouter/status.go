@@ -123,7 +123,8 @@ func printStatus(out io.Writer, s router.Status) error {
 	for _, r := range s.HostUplink {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", cmp.Or(r.Rule, "(default)"), r.Action, r.Packets, r.Bytes, r.Source)
 	}
-	fmt.Fprintf(w, "\nforeign MACs kept off the uplink: %d\n", s.ForeignMAC)
+	fmt.Fprintf(w, "\nflows: %d of %d, %d of them forwarded by the kernel, %d packets so far\n", s.Flows.Active, s.Flows.Max, s.Flows.Offloaded, s.Flows.OffloadHits)
+	fmt.Fprintf(w, "foreign MACs kept off the uplink: %d\n", s.ForeignMAC)
 	for _, text := range s.Warnings {
 		fmt.Fprintf(w, "warning: %s\n", text)
 	}

@@ -193,8 +193,8 @@ func TestRounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantOrder := []string{
-		"m kernel", "m kernel+nft", "m a", "n kernel", "n kernel+nft", "n a",
-		"m a", "m kernel+nft", "m kernel", "n a", "n kernel+nft", "n kernel",
+		"m kernel", "m kernel+nft", "m a", "m a+ebpf", "n kernel", "n kernel+nft", "n a", "n a+ebpf",
+		"m a+ebpf", "m a", "m kernel+nft", "m kernel", "n a+ebpf", "n a", "n kernel+nft", "n kernel",
 	}
 	if diff := cmp.Diff(wantOrder, order); diff != "" {
 		t.Error(diff)
@@ -203,7 +203,7 @@ func TestRounds(t *testing.T) {
 	for _, r := range rows {
 		values = append(values, r.values)
 	}
-	want := [][][]float64{{{10, 90}, {20, 80}, {30, 70}}, {{11, 91}, {21, 81}, {31, 71}}, {{40, 120}, {50, 110}, {60, 100}}}
+	want := [][][]float64{{{10, 120}, {20, 110}, {30, 100}, {40, 90}}, {{11, 121}, {21, 111}, {31, 101}, {41, 91}}, {{50, 160}, {60, 150}, {70, 140}, {80, 130}}}
 	if diff := cmp.Diff(want, values); diff != "" {
 		t.Error(diff)
 	}

@@ -31,6 +31,9 @@ type program struct{ name, path string }
 // base is what every figure is held against: the kernel that does what the program does.
 const base = "kernel+nft"
 
+// tierName marks a program that has the kernel forward what it has decided.
+const tierName = "+ebpf"
+
 // contestants are all of a run. Another way of running the program is one more entry.
 func contestants(programs []program) []*contestant {
 	cs := []*contestant{
@@ -38,7 +41,7 @@ func contestants(programs []program) []*contestant {
 		{name: base, kernel: &lab.KernelOptions{Isolate: true, Bind: true}},
 	}
 	for _, p := range programs {
-		cs = append(cs, &contestant{name: p.name, exe: p.path})
+		cs = append(cs, &contestant{name: p.name, exe: p.path}, &contestant{name: p.name + tierName, exe: p.path, args: []string{"--offload"}})
 	}
 	for _, c := range cs {
 		c.shape, c.flows, c.senders = usual, usualFlows, 1

@@ -8,6 +8,7 @@
 //	kernel       forwarding and proxy NDP, no policy, nothing bound
 //	kernel+nft   the same with bindings and the policy in nftables and conntrack: the fair peer, and the base of the ratios
 //	udrouter     the program; --program NAME=PATH, given several times, holds builds against each other
+//	NAME+ebpf    each program once more, with --offload: the kernel forwards flows that it has decided
 //
 // They have the same configuration: one guest with an address of each family, and ten rules in each chain of its policy, of which the last
 // admits everything. A round does each measure with one contestant right after the other, the next round in reverse order. On a machine
@@ -213,7 +214,7 @@ func (o options) usual(ctx context.Context, rep *report) (err error) {
 func (o options) contestants() []*contestant {
 	cs := contestants(o.programs)
 	for _, c := range cs {
-		if o.profile != "" && c.exe == o.programs[0].path {
+		if o.profile != "" && c.name == o.programs[0].name {
 			c.args = append(c.args, "--cpuprofile", o.profile)
 		}
 		c.senders = o.senders

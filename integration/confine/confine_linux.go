@@ -17,12 +17,17 @@ import (
 
 // Options are what the process still needs.
 type Options struct {
-	Config string       // the configuration file, which is read again; others of its directory may be read as well
-	State  string       // the state directory
-	Socket string       // the control socket
-	Read   []string     // further files to read
-	Strict bool         // a refused call ends the process with a stack trace
-	Log    *slog.Logger // told what applies
+	Config string   // the configuration file, which is read again; others of its directory may be read as well
+	State  string   // the state directory
+	Socket string   // the control socket
+	Read   []string // further files to read
+	Strict bool     // a refused call ends the process with a stack trace
+
+	// Offload tells that the kernel forwards flows for the process, which then goes on writing maps, and after a change of addresses or links loads the uplink's
+	// filter and attaches programs.
+	Offload bool
+
+	Log *slog.Logger // told what applies
 }
 
 // keep are the capabilities that are kept.
@@ -34,7 +39,7 @@ func Apply(o Options) error {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("setting no_new_privs: %w", err)
 	}
-	kept, err := dropCapabilities(o.Log)
+	kept, err := dropCapabilities(o)
 	if err != nil {
 		return fmt.Errorf("dropping capabilities: %w", err)
 	}
@@ -43,7 +48,7 @@ func Apply(o Options) error {
 		return fmt.Errorf("restricting files by Landlock: %w", err)
 	}
 	filtered := true
-	if err := installFilter(o.Strict); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+	if err := installFilter(o); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		filtered = false
 		o.Log.Warn("this kernel has no seccomp filters: the process may make any system call")
 	} else if err != nil {
@@ -57,7 +62,7 @@ func Apply(o Options) error {
 }
 
 // dropCapabilities leaves keep, as far as they are there.
-func dropCapabilities(log *slog.Logger) (kept *cap.Set, err error) {
+func dropCapabilities(o Options) (kept *cap.Set, err error) {
 	now, kept := cap.GetProc(), cap.NewSet()
 	settable, err := now.GetFlag(cap.Permitted, cap.SETPCAP)
 	if err != nil {
@@ -68,12 +73,16 @@ func dropCapabilities(log *slog.Logger) (kept *cap.Set, err error) {
 			return nil, fmt.Errorf("emptying the bounding set: %w", err)
 		}
 	} else {
-		log.Debug("the bounding set stays as it is without CAP_SETPCAP; with no_new_privs nothing can be had from it")
+		o.Log.Debug("the bounding set stays as it is without CAP_SETPCAP; with no_new_privs nothing can be had from it")
 	}
 	if err := cap.ResetAmbient(); err != nil {
 		return nil, fmt.Errorf("emptying the ambient set: %w", err)
 	}
-	for _, c := range keep {
+	list := keep
+	if o.Offload {
+		list = append(slices.Clone(keep), cap.BPF)
+	}
+	for _, c := range list {
 		has, err := now.GetFlag(cap.Permitted, c)
 		if err := errors.Join(err, kept.SetFlag(cap.Permitted, has, c), kept.SetFlag(cap.Effective, has, c)); err != nil {
 			return nil, err

@@ -45,7 +45,7 @@ const prSetVMA = 0x53564d41
 
 // table is what is let through. The kernel remembers by number those that are not asked for arguments (since Linux 5.11), so that they cost nothing
 // wherever they stand; the others are ordered by how often they come.
-func table(pid int) []call {
+func table(pid int, offload bool) []call {
 	var all []call
 	for _, group := range [][]call{
 		// Packets, netlink, the control socket.
@@ -72,6 +72,9 @@ func table(pid int) []call {
 	} {
 		all = append(all, group...)
 	}
+	if offload {
+		all = append(all, only(unix.SYS_BPF, is(0, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_PROG_LOAD, unix.BPF_LINK_CREATE, unix.BPF_OBJ_GET_INFO_BY_FD))...)
+	}
 	return all
 }
 
@@ -89,7 +92,7 @@ const (
 )
 
 // program is the filter. What has another architecture's numbers is ended; numbers of x32, which has the same architecture, are in no row.
-func program(pid int, strict bool) []bpf.Instruction {
+func program(pid int, strict, offload bool) []bpf.Instruction {
 	refused := uint32(refuse)
 	if strict {
 		refused = unix.SECCOMP_RET_TRAP
@@ -99,7 +102,7 @@ func program(pid int, strict bool) []bpf.Instruction {
 		return bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: value, SkipTrue: uint8(skip)}
 	}
 	list := []bpf.Instruction{load(offArch), bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1}, bpf.RetConstant{Val: kill}, load(offNr)}
-	for _, c := range table(pid) {
+	for _, c := range table(pid, offload) {
 		var checks []bpf.Instruction // each leaves by its last instruction where it does not hold
 		for _, a := range c.when {
 			checks = append(checks, load(offArgs+8*uint32(a.n)), bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: a.mask})
@@ -128,8 +131,8 @@ func program(pid int, strict bool) []bpf.Instruction {
 }
 
 // installFilter has all threads, and those to come, filtered.
-func installFilter(strict bool) error {
-	raw, err := bpf.Assemble(program(os.Getpid(), strict))
+func installFilter(o Options) error {
+	raw, err := bpf.Assemble(program(os.Getpid(), o.Strict, o.Offload))
 	if err != nil {
 		return fmt.Errorf("assembling it: %w", err)
 	}

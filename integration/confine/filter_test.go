@@ -36,7 +36,7 @@ func TestFilter(t *testing.T) {
 		{"tgkill of another", auditArch, unix.SYS_TGKILL, args(pid + 1), refuse, unix.SECCOMP_RET_TRAP},
 	} {
 		for strict, want := range map[bool]uint32{false: c.want, true: c.strict} {
-			vm, err := bpf.NewVM(program(pid, strict))
+			vm, err := bpf.NewVM(program(pid, strict, false))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,0 +1,109 @@
+package router
+
+import (
+	"encoding/binary"
+
+	"udrouter/policy"
+	"udrouter/stack/offload"
+)
+
+// tier has the kernel forward what flows remember, see package offload. It is policy.Tier, and knows what a policy.NextHop is.
+type tier struct{ *offload.Tier }
+
+// Offer implements policy.Tier.
+func (t tier) Offer(f *policy.OffloadFlow) (place uint16, ok bool) {
+	out, in := f.Next[policy.Egress], f.Next[policy.Ingress]
+	if out[0] != nextUplink || in[0] != nextGuest || int(binary.NativeEndian.Uint32(in[4:])) != f.Guest.ID {
+		return 0, false
+	}
+	return t.Put(f, int(binary.NativeEndian.Uint16(out[2:])), binary.NativeEndian.Uint32(out[4:]))
+}
+
+// offer has the kernel offered the flows of a plan.
+func (r *Router) offer(pl *plan) {
+	if r.Tier != nil {
+		pl.engine.SetTier(tier{r.Tier})
+	}
+}
+
+// stopOffload has the kernel forward nothing until follow.
+func (r *Router) stopOffload() {
+	if r.Tier != nil {
+		_ = r.Tier.SetWorld(offload.World{})
+	}
+}
+
+// follow has the kernel forward by a world. Where it cannot, the router does all by itself.
+func (r *Router) follow(w *world) {
+	if r.Tier == nil {
+		return
+	}
+	to := offload.World{Generation: w.generation, MTU: w.leastMTU, Uplink: w.kernel.Uplink.Index, RouterMAC: w.RouterMAC, UplinkMAC: w.UplinkMAC}
+	if !w.kernel.Uplink.Up {
+		to.Generation = 0
+	}
+	if err := r.Tier.SetWorld(to); err != nil {
+		r.log.Warn("the kernel forwards nothing by itself; the router does", "error", err)
+	}
+}
+
+// tell has the kernel send what it forwards to a neighbour to a MAC; zero: nothing. n.mu is held.
+func (s *neighbours) tell(n *neighbour, mac policy.MAC) {
+	if s.r.Tier != nil && n.slot >= 0 && !n.removed {
+		s.r.Tier.SetNeighbour(n.slot, n.serial, mac)
+	}
+}
+
+// learned notes a neighbour's MAC, or with zero its loss.
+func (s *neighbours) learned(n *neighbour, mac policy.MAC) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bits.Store(mac.Bits())
+	s.tell(n, mac)
+}
+
+// inUse tells whether packets went to a neighbour since the last tick, by the router or by the kernel.
+func (s *neighbours) inUse(n *neighbour) bool {
+	if s.r.Tier != nil && n.slot >= 0 && s.r.Tier.NeighbourUsed(n.slot) {
+		n.used.Store(true)
+	}
+	return n.used.Load()
+}
+
+// addOffloaded adds to a status what the kernel has forwarded.
+func (r *Router) addOffloaded(s *Status) {
+	if r.Tier == nil {
+		return
+	}
+	s.Flows.Offloaded, _ = r.Tier.Flows()
+	var all offload.Counters
+	guests := r.Tier.Guests()
+	for i, g := range r.current.Load().Guests {
+		if i >= len(s.Domus) || s.Domus[i].Name != g.Name { // reloaded just now
+			break
+		}
+		c, d := guests[g.Side], &s.Domus[i]
+		d.TxPackets += c.Packets[policy.Egress]
+		d.TxBytes += c.Bytes[policy.Egress]
+		d.RxPackets += c.Packets[policy.Ingress]
+		d.RxBytes += c.Bytes[policy.Ingress]
+		for w := range all.Packets {
+			all.Packets[w] += c.Packets[w]
+			all.Bytes[w] += c.Bytes[w]
+		}
+	}
+	s.Flows.OffloadHits = all.Packets[policy.Egress] + all.Packets[policy.Ingress]
+	for i := range s.Links {
+		in, out := policy.Egress, policy.Ingress
+		switch l := &s.Links[i]; l.Name {
+		case r.Uplink.Name():
+			in, out = out, in
+			fallthrough
+		case r.Guests.Name():
+			l.RxPackets += all.Packets[in]
+			l.RxBytes += all.Bytes[in]
+			l.TxPackets += all.Packets[out]
+			l.TxBytes += all.Bytes[out]
+		}
+	}
+}
