@@ -29,8 +29,8 @@ type world struct {
 	ring, pipe, caches   int // caches is /proc/sys/vm/drop_caches
 }
 
-// ended is a process that seccomp has killed.
-var ended = errors.New("the process was ended")
+// errEnded is a process that seccomp has killed.
+var errEnded = errors.New("the process was ended")
 
 func (w world) socket() string { return filepath.Join(w.state, "control.sock") }
 
@@ -64,7 +64,7 @@ func socket(domain, typ, proto int) error {
 const abstract = "@udrouter-confine-test"
 
 var attempts = []attempt{
-	{"another program", func(world) error { return unix.Exec("/bin/true", []string{"true"}, nil) }, ended},
+	{"another program", func(world) error { return unix.Exec("/bin/true", []string{"true"}, nil) }, errEnded},
 	{"another program by descriptor", func(world) error {
 		fd, err := unix.Open("/bin/true", unix.O_PATH, 0)
 		if err != nil {
@@ -72,15 +72,15 @@ var attempts = []attempt{
 		}
 		var empty, end uintptr
 		return raw(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(&empty)), uintptr(unsafe.Pointer(&end)), 0, unix.AT_EMPTY_PATH)
-	}, ended},
+	}, errEnded},
 	// The end of the tracer lets the traced one go.
-	{"trace another process", func(world) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(os.Getppid()), 0, 0) }, ended},
+	{"trace another process", func(world) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(os.Getppid()), 0, 0) }, errEnded},
 	{"read memory of a process", func(world) error {
 		b := []byte{0}
 		v := []unix.Iovec{{Base: &b[0], Len: 1}}
 		_, err := unix.ProcessVMReadv(os.Getpid(), v, []unix.RemoteIovec{{Base: uintptr(unsafe.Pointer(&b[0])), Len: 1}}, 0)
 		return err
-	}, ended},
+	}, errEnded},
 	{"another process", func(world) error {
 		_, err := syscall.ForkExec("/bin/true", []string{"true"}, &syscall.ProcAttr{})
 		return err
@@ -281,7 +281,7 @@ func TestAttempts(t *testing.T) {
 				got := error(nil)
 				switch n := 0; {
 				case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGSYS:
-					got = ended
+					got = errEnded
 				case err != nil:
 					t.Fatalf("%v\n%s", err, &errs)
 				case out.Len() > 0: // another program prints nothing
