@@ -59,7 +59,7 @@ func table(pid int, offload bool) []call {
 			unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_DELETE, unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_BRK, unix.SYS_RSEQ, unix.SYS_SET_ROBUST_LIST),
 		// Files; Landlock knows which.
 		plain(unix.SYS_OPENAT, unix.SYS_CLOSE, unix.SYS_FSTAT, fstatat, unix.SYS_READLINKAT, unix.SYS_GETCWD, unix.SYS_GETDENTS64, unix.SYS_LSEEK, unix.SYS_PREAD64, unix.SYS_PWRITE64,
-			unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_FCNTL, unix.SYS_FSYNC, unix.SYS_FTRUNCATE, unix.SYS_RENAMEAT, unix.SYS_UNLINKAT),
+			unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_FCNTL, unix.SYS_FSYNC, unix.SYS_FTRUNCATE, unix.SYS_FLOCK, unix.SYS_RENAMEAT, unix.SYS_UNLINKAT),
 		only(unix.SYS_TGKILL, is(0, uint32(pid))),
 		only(unix.SYS_MMAP, without(2, unix.PROT_EXEC)),
 		only(unix.SYS_MPROTECT, without(2, unix.PROT_EXEC)),
