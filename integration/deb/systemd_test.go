@@ -46,6 +46,11 @@ func TestService(t *testing.T) {
 	if out := h.run("journalctl", "--unit", "udrouter", "--priority", "warning..warning", "--output", "cat"); !strings.Contains(out, "ip_forward") {
 		t.Errorf("the journal has this as warnings: %s", out)
 	}
+	// What the unit refuses must not be what the router confines itself with, or reads and writes with.
+	out := h.run("journalctl", "--unit", "udrouter", "--output", "cat")
+	if !strings.Contains(out, "msg=confined") || strings.Contains(out, "landlock_abi=0") || !strings.Contains(out, "seccomp=true") {
+		t.Errorf("in the unit the router is confined so: %s", out)
+	}
 	h.run("systemctl", "reload", "udrouter")
 	h.write("/etc/udrouter/router.hcl", []byte("uplink {\n"))
 	if out, err := h.try("systemctl", "reload", "udrouter"); err == nil {
