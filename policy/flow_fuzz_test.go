@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ func verify(t interface{ Fatalf(string, ...any) }, table *FlowTable) {
 		}
 	}
 	for q := range table.queues {
-		last, was, before := uint32(0), time.Duration(0), inQueues
+		last, was, before := uint32(0), time.Duration(math.MinInt64), inQueues // what is adopted may be older than the clock
 		for i := table.queues[q].oldest; i != 0; i = table.at(i).newer {
 			f := table.at(i)
 			if f.older != last || f.queued < was || f.queue != queueID(q) || f.queueOf() != f.queue || f.used < f.queued || f.used-f.queued >= queueGrain {
