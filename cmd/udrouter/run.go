@@ -191,6 +191,10 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if err != nil {
 		return err
 	}
+	if guard.Recovered() {
+		log.Info("an earlier run was killed: connections whose flows are lost are picked up where the rules admit them", "for", router.PickUpTime)
+		r.PickUp()
+	}
 	for _, text := range stack.ForwardingWarnings() {
 		log.Warn(text)
 	}
