@@ -198,6 +198,9 @@ func (g *guestEngine) state(budget *FlowBudget, old *guestEngine) {
 // Guest is the guest of a side, or nil.
 func (e *Engine) Guest(s Side) *Guest { return e.bySide[s] }
 
+// Meter is what a guest's limits count.
+func (e *Engine) Meter(g *Guest) *Meter { return e.guests[g.ID].meter }
+
 // Flows is the table of a guest's flows; Budget bounds all of them.
 func (e *Engine) Flows(g *Guest) *FlowTable { return e.guests[g.ID].table }
 

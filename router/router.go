@@ -38,6 +38,7 @@ type Options struct {
 	Host    stack.Link    // nil: dom0 and its guests do not meet
 	Tier    *offload.Tier // where the kernel forwards flows that are decided; nil: nowhere
 	Control net.Listener  // of the control socket; nil: none
+	Dom0    Namespace     // nil: nobody can take over
 	Log     *slog.Logger
 
 	// HostUplink reads what the rules of host.uplink have counted in dom0's kernel, in their order and the default last; nil: nobody knows.
@@ -69,8 +70,12 @@ type Router struct {
 	rebuilding sync.Mutex
 	updating   sync.Mutex
 	running    atomic.Pointer[running]
-	asking     sync.Mutex   // held by who waits for workers
-	besides    sync.RWMutex // see aside
+	asking     sync.Mutex                    // held by who waits for workers
+	besides    sync.RWMutex                  // see aside
+	gate       atomic.Pointer[chan struct{}] // see pause
+	unpause    func()
+	handing    sync.Mutex  // held while another process takes over
+	handedOver atomic.Bool // and has
 	reloading  sync.Mutex
 	reloads    atomic.Uint64
 	lastReload atomic.Pointer[ReloadStatus]
@@ -169,6 +174,9 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		var errs []error
 		for _, l := range open {
 			errs = append(errs, l.Close())
+		}
+		if r.handedOver.Load() {
+			r.unpause()
 		}
 		return errors.Join(errs...)
 	})

@@ -105,8 +105,8 @@ func adoptTunTap(name string, mtu int, fds []int, tun bool) (*TunTap, error) {
 }
 
 // AdoptUplink goes on with sockets of another process's Uplink, a queue each. They have been taken over, unless it errs: they are then none of a packet
-// socket's. Sockets of an interface that has gone, or is another by now, are closed and opened anew.
-func AdoptUplink(name string, filter Filter, fds []int) (*Uplink, error) {
+// socket's. They keep their filter until SetFilter. Sockets of an interface that has gone, or is another by now, are closed and opened anew.
+func AdoptUplink(name string, fds []int) (*Uplink, error) {
 	for _, fd := range fds {
 		sa, err := unix.Getsockname(fd)
 		if err != nil {
@@ -116,7 +116,7 @@ func AdoptUplink(name string, filter Filter, fds []int) (*Uplink, error) {
 			return nil, fmt.Errorf("a socket of %s is no packet socket", name)
 		}
 	}
-	u, err := newUplink(name, filter, len(fds))
+	u, err := newUplink(name, Filter{}, len(fds))
 	if err != nil {
 		return nil, err
 	}
@@ -127,9 +127,6 @@ func AdoptUplink(name string, filter Filter, fds []int) (*Uplink, error) {
 	if _, err := u.open(); errors.Is(err, errNotUp) {
 		u.gone.Store(true)
 	} else if err != nil {
-		return nil, err
-	}
-	if err := u.SetFilter(filter); err != nil {
 		return nil, err
 	}
 	return u, nil

@@ -51,7 +51,7 @@ func TestHandOver(t *testing.T) {
 	check(t, err)
 	newTAP, err := AdoptTAP("tap0", 1400, tapFDs)
 	check(t, err)
-	newUplink, err := AdoptUplink("eth0", guests, uplinkFDs)
+	newUplink, err := AdoptUplink("eth0", uplinkFDs)
 	check(t, err)
 	oldTAP.Release()
 	check(t, oldTAP.Close())
@@ -100,9 +100,9 @@ func TestAdoptRefuses(t *testing.T) {
 		"a TAP for a TUN":          second(AdoptTUN("tun0", 0, of(tap))),
 		"another TAP":              second(AdoptTAP("tap1", 0, of(tap))),
 		"a pipe for a TAP":         second(AdoptTAP("tap0", 0, pipe[:1])),
-		"a pipe for an uplink":     second(AdoptUplink("eth0", guests, pipe[:1])),
-		"a TAP for an uplink":      second(AdoptUplink("eth0", guests, of(tap))),
-		"sockets of none's uplink": second(AdoptUplink("eth7", guests, of(up))),
+		"a pipe for an uplink":     second(AdoptUplink("eth0", pipe[:1])),
+		"a TAP for an uplink":      second(AdoptUplink("eth0", of(tap))),
+		"sockets of none's uplink": second(AdoptUplink("eth7", of(up))),
 	} {
 		if err == nil || strings.Contains(err.Error(), "panic") {
 			t.Errorf("%s: %v", name, err)
