@@ -164,7 +164,7 @@ func (r *Router) handOver(p *peer) (err error) {
 		}
 		own, err := l.(handable).Descriptors()
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: it can be taken over when it is there", err)
 		}
 		for _, fd := range own {
 			fds, files = append(fds, fd), append(files, linkFiles[side])
@@ -236,6 +236,9 @@ func TakeOver(ctx context.Context, cfg *config.Config) (*Heritage, error) {
 	h := &Heritage{Lock: -1, Control: -1, p: &peer{c: c.(*net.UnixConn)}}
 	if err := h.begin(cfg); err != nil {
 		h.Abandon(err)
+		if ended(err) { // by itself
+			return nil, nil
+		}
 		return nil, fmt.Errorf("taking over from the router that runs: %w", err)
 	}
 	return h, nil
