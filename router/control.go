@@ -29,7 +29,7 @@ const reloadWait = 2 * time.Minute
 type uidKey struct{}
 
 // serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, POST /v1/reload is Reload, and POST /v1/takeover
-// becomes the protocol of TakeOver. Who may connect may ask; only
+// becomes the protocol of TakeOver; POST /v1/keep has Store do something, for a while. Who may connect may ask; only
 // root may change something.
 func (r *Router) serveControl(ctx context.Context) error {
 	mux := http.NewServeMux()
@@ -59,6 +59,11 @@ func (r *Router) serveControl(ctx context.Context) error {
 	mux.HandleFunc("POST /v1/takeover", r.root(func(w http.ResponseWriter, _ *http.Request) {
 		if r.serveTakeOver(w) {
 			server.Close()
+		}
+	}))
+	mux.HandleFunc("POST /v1/keep", r.root(func(w http.ResponseWriter, _ *http.Request) {
+		if err := r.keep(); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
 		}
 	}))
 	server = &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {

@@ -104,7 +104,7 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 		return false
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" { // it would start this one again, beside the next
-		http.Error(w, "this router is a service of systemd's: systemctl restart", http.StatusConflict)
+		http.Error(w, "this router is a service of systemd's: udrouter upgrade", http.StatusConflict)
 		return false
 	}
 	if !r.handing.TryLock() {
@@ -220,8 +220,13 @@ type Heritage struct {
 	Guests, Uplink, Host []int
 	Lock, Control        int // -1: none
 
-	p *peer
+	p        *peer    // nil: it is from systemd's store
+	snapshot *os.File // from there; nil: there was none
+	stored   []string // names there
 }
+
+// Stored tells that the heritage is from systemd's store, and no router runs that goes on when it is not used.
+func (h *Heritage) Stored() bool { return h.p == nil }
 
 // TakeOver asks the router that answers on cfg's control socket to hand over; nil where none does. When the heritage has been used, Freeze and then
 // Taken have it end; Abandon has it go on.
@@ -304,6 +309,11 @@ func (h *Heritage) take(what descriptorFor, fd int) {
 
 // Freeze has the router that runs stop, and returns what it knows; nil where it has ended by itself.
 func (h *Heritage) Freeze() (*os.File, error) {
+	if h.Stored() {
+		f := h.snapshot
+		h.snapshot = nil
+		return f, nil
+	}
 	if err := h.p.send(takeOverMessage{Step: stepFreeze}, nil); err != nil && !ended(err) {
 		return nil, err
 	}
@@ -323,6 +333,10 @@ func (h *Heritage) Freeze() (*os.File, error) {
 
 // Taken tells the router that runs that everything is there, for it to end. After an error it goes on.
 func (h *Heritage) Taken() error {
+	defer h.close()
+	if h.Stored() {
+		return h.forget()
+	}
 	defer h.p.c.Close()
 	if err := h.p.send(takeOverMessage{Step: stepTaken}, nil); err != nil && !ended(err) {
 		return err
@@ -335,8 +349,15 @@ func (h *Heritage) Taken() error {
 
 // Abandon closes what was not used, and has the router that runs go on.
 func (h *Heritage) Abandon(err error) {
-	_ = h.p.send(takeOverMessage{Error: err.Error()}, nil)
-	h.p.c.Close()
+	if !h.Stored() {
+		_ = h.p.send(takeOverMessage{Error: err.Error()}, nil)
+		h.p.c.Close()
+	}
+	h.close()
+}
+
+// close closes what was not used.
+func (h *Heritage) close() {
 	for _, fds := range [][]int{h.Guests, h.Uplink, h.Host} {
 		stack.CloseAll(fds)
 	}
@@ -344,6 +365,10 @@ func (h *Heritage) Abandon(err error) {
 		if fd >= 0 {
 			stack.CloseAll([]int{fd})
 		}
+	}
+	h.Guests, h.Uplink, h.Host, h.Lock, h.Control = nil, nil, nil, -1, -1
+	if h.snapshot != nil {
+		h.snapshot.Close()
 	}
 }
 

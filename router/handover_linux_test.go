@@ -296,7 +296,7 @@ func TestTakeOverForbidden(t *testing.T) {
 		return err.Error()
 	}
 	t.Setenv("NOTIFY_SOCKET", "/nowhere")
-	if got := ask(); !strings.Contains(got, "systemctl restart") {
+	if got := ask(); !strings.Contains(got, "udrouter upgrade") {
 		t.Error(got)
 	}
 	t.Setenv("NOTIFY_SOCKET", "")

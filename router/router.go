@@ -74,8 +74,11 @@ type Router struct {
 	besides    sync.RWMutex                  // see aside
 	gate       atomic.Pointer[chan struct{}] // see pause
 	unpause    func()
-	handing    sync.Mutex  // held while another process takes over
-	handedOver atomic.Bool // and has
+	handing    sync.Mutex   // held while another process takes over
+	handedOver atomic.Bool  // and has
+	keepUntil  atomic.Int64 // see Store
+	stopped    int64        // CLOCK_BOOTTIME when the router before this one stopped, ns; 0: there was none
+	gap        atomic.Int64 // and how long nobody forwarded, ns
 	reloading  sync.Mutex
 	reloads    atomic.Uint64
 	lastReload atomic.Pointer[ReloadStatus]
@@ -180,6 +183,10 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		}
 		return errors.Join(errs...)
 	})
+	if r.stopped > 0 {
+		r.gap.Store(max(bootTime()-r.stopped, 0))
+		r.log.Info("the router before this one was taken over from", "gap", time.Duration(r.gap.Load()))
+	}
 	r.detectDuplicate()
 	ready()
 	err := g.Wait()

@@ -186,6 +186,7 @@ func (r *Router) Restore(f io.ReaderAt, size int64) error {
 		return fmt.Errorf("reading what the router before this one knew: %w", err)
 	}
 	wd, now := r.current.Load(), r.now()
+	r.stopped = m.Taken
 	ago := time.Duration(min(max(bootTime()-m.Taken, 0), math.MaxInt64/4))
 	r.started = r.started.Add(-time.Duration(m.Uptime) - ago)
 	r.reloads.Store(m.Reloads)

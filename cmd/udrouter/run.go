@@ -125,8 +125,8 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if err != nil {
 		return err
 	}
-	var h heir
-	if takeOver {
+	h := heir{Heritage: router.FromStore()}
+	if takeOver && h.Heritage == nil {
 		if h.Heritage, err = router.TakeOver(ctx, cfg); err != nil {
 			return err
 		}
@@ -201,12 +201,12 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if err != nil {
 		return err
 	}
-	pickUp, err := h.inherit(r, log)
+	lost, err := h.inherit(r, guard.Recovered(), log)
 	if err != nil {
 		return err
 	}
-	if pickUp || guard.Recovered() {
-		log.Info("an earlier run was killed: connections whose flows are lost are picked up where the rules admit them", "for", router.PickUpTime)
+	if lost {
+		log.Info("connections whose flows are lost with the router before this one are picked up where the rules admit them", "for", router.PickUpTime)
 		r.PickUp()
 	}
 	for _, text := range stack.ForwardingWarnings() {
@@ -218,7 +218,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		}
 	}
 
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(storing(ctx, r, log))
 	g.Go(func() error { return guard.Run(ctx) })
 	g.Go(func() error {
 		return r.Run(ctx, func() {

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"time"
 
 	"udrouter/config"
 	"udrouter/integration/dom0"
@@ -26,28 +26,33 @@ func (h *heir) acquire(state, bridge string, log *slog.Logger) (guard *dom0.Dom0
 	}
 	lock := h.Lock
 	h.Lock = -1
-	if guard, err = dom0.Inherit(state, bridge, lock, log); err == nil {
+	if lock < 0 { // nobody has it
+		guard, err = dom0.Acquire(state, bridge, log)
+	} else {
+		guard, err = dom0.Inherit(state, bridge, lock, log)
+	}
+	if err == nil {
 		h.leave = append(h.leave, guard.Leave)
 	}
 	return guard, err
 }
 
 func (h *heir) tap(name string, mtu, queues int) (t *stack.TunTap, err error) {
-	if h.Heritage == nil {
+	if h.Heritage == nil || h.Stored() && len(h.Guests) == 0 {
 		return stack.OpenTAP(name, mtu, queues)
 	}
 	return adopted(h, &h.Guests, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTAP(name, mtu, fds) })
 }
 
 func (h *heir) tun(name string, mtu int) (*stack.TunTap, error) {
-	if h.Heritage == nil {
+	if h.Heritage == nil || h.Stored() && len(h.Host) == 0 {
 		return stack.OpenTUN(name, mtu, 1)
 	}
 	return adopted(h, &h.Host, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTUN(name, mtu, fds) })
 }
 
 func (h *heir) uplink(name string, queues int) (*stack.Uplink, error) {
-	if h.Heritage == nil {
+	if h.Heritage == nil || h.Stored() && len(h.Uplink) == 0 {
 		return stack.OpenUplink(name, stack.Filter{}, queues)
 	}
 	return adopted(h, &h.Uplink, func(fds []int) (*stack.Uplink, error) { return stack.AdoptUplink(name, fds) })
@@ -70,18 +75,17 @@ func (h *heir) listen(c config.Control) (net.Listener, error) {
 	return h.Listener()
 }
 
-// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost.
-func (h *heir) inherit(r *router.Router, log *slog.Logger) (lost bool, err error) {
+// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost, as it is with one that was killed.
+func (h *heir) inherit(r *router.Router, killed bool, log *slog.Logger) (lost bool, err error) {
 	if h.Heritage == nil {
-		return false, nil
+		return killed, nil
 	}
-	began := time.Now()
 	snapshot, err := h.Freeze()
 	if err != nil {
 		return false, fmt.Errorf("taking over from the router that runs: %w", err)
 	}
 	if snapshot == nil {
-		log.Warn("the router before this one ended while it handed over: its flows are lost")
+		log.Warn("what the router before this one knew did not come: its flows are lost")
 		lost = true
 	} else {
 		lost = restore(r, snapshot, log)
@@ -90,7 +94,6 @@ func (h *heir) inherit(r *router.Router, log *slog.Logger) (lost bool, err error
 		return false, fmt.Errorf("taking over from the router that runs: %w", err)
 	}
 	h.Heritage = nil
-	log.Info("taken over from the router before this one", "stopped_for", time.Since(began))
 	return lost, nil
 }
 
@@ -119,4 +122,16 @@ func (h *heir) abandon(err error) {
 		err = fmt.Errorf("it has ended")
 	}
 	h.Abandon(err)
+}
+
+// storing is a context that ends when ctx does, and a router has left what it has for the next one by then, if it was asked to.
+func storing(ctx context.Context, r *router.Router, log *slog.Logger) context.Context {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		defer cancel()
+		if err := r.Store(); err != nil {
+			log.Error("nothing is left for the next router", "error", err)
+		}
+	})
+	return later
 }
