@@ -172,7 +172,11 @@ func (r *Router) handOver(p *peer) (err error) {
 	}
 	listener, ok := r.Control.(*net.UnixListener)
 	if ok && listener.Addr().String() == hello.Socket {
-		fd, err := copyOf(listener)
+		raw, err := listener.SyscallConn()
+		if err != nil {
+			return err
+		}
+		fd, err := copyOf(raw)
 		if err != nil {
 			return err
 		}

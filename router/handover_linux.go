@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -114,33 +115,27 @@ func rights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// copyOf is a copy of a listener's descriptor.
-func copyOf(l *net.UnixListener) (fd int, err error) {
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
+// copyOf is a copy of a descriptor.
+func copyOf(raw syscall.RawConn) (fd int, err error) {
 	e := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
 	return fd, errors.Join(e, err)
 }
 
-// snapshotFile is a file in memory with a snapshot, which the caller closes.
+// snapshotFile is a file without a name that has a snapshot, which the caller closes.
 func (r *Router) snapshotFile() (int, error) {
-	fd, err := unix.MemfdCreate("udrouter snapshot", unix.MFD_CLOEXEC)
+	f, err := os.CreateTemp(r.StateDir, "snapshot-")
 	if err != nil {
 		return -1, fmt.Errorf("making the snapshot: %w", err)
 	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("making the snapshot: %w", err)
-	}
-	f := os.NewFile(uintptr(own), "snapshot")
-	if err := errors.Join(r.save(f), f.Close()); err != nil {
-		unix.Close(fd)
+	defer f.Close()
+	if err := errors.Join(os.Remove(f.Name()), r.save(f)); err != nil {
 		return -1, fmt.Errorf("writing the snapshot: %w", err)
 	}
-	return fd, nil
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	return copyOf(raw)
 }
 
 // bootTime is CLOCK_BOOTTIME in nanoseconds.

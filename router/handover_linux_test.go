@@ -55,7 +55,7 @@ func lending(t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan er
 		links[i] = &lendable{Link: s.links[side]}
 		s.Router.links[side] = links[i]
 	}
-	s.Dom0 = g
+	s.Dom0, s.StateDir = g, t.TempDir()
 	s.Config.Control = config.Control{Socket: filepath.Join(t.TempDir(), "control.sock")}
 	var err error
 	if s.Control, err = ListenControl(s.Config.Control); err != nil {
@@ -162,6 +162,11 @@ func TestTakeOverFails(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	forwards(t, s) // until it is told to stop
+	l, err := h.Listener()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
 	f, err := h.Freeze()
 	if err != nil || f == nil {
 		t.Fatal(err)
@@ -183,11 +188,6 @@ func TestTakeOverFails(t *testing.T) {
 		t.Errorf("%+v", g)
 	}
 	// Who asks now waits at the same socket for the next one.
-	l, err := h.Listener()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	conn, err := net.Dial("unix", s.Config.Control.Socket)
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,11 @@ type Options struct {
 	Tier    *offload.Tier // where the kernel forwards flows that are decided; nil: nowhere
 	Control net.Listener  // of the control socket; nil: none
 	Dom0    Namespace     // nil: nobody can take over
-	Log     *slog.Logger
+
+	// StateDir is where a snapshot may be written that another process takes over.
+	StateDir string
+
+	Log *slog.Logger
 
 	// HostUplink reads what the rules of host.uplink have counted in dom0's kernel, in their order and the default last; nil: nobody knows.
 	HostUplink func() ([]HostCount, error)
@@ -77,6 +82,7 @@ type Router struct {
 	handing    sync.Mutex   // held while another process takes over
 	handedOver atomic.Bool  // and has
 	keepUntil  atomic.Int64 // see Store
+	barrier    barrier
 	stopped    int64        // CLOCK_BOOTTIME when the router before this one stopped, ns; 0: there was none
 	gap        atomic.Int64 // and how long nobody forwarded, ns
 	reloading  sync.Mutex
@@ -117,6 +123,12 @@ func New(o Options) (*Router, error) {
 		return nil, err
 	}
 	r.netstack.Store(ns)
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		if r.barrier, err = newBarrier(); err != nil {
+			ns.Close()
+			return nil, err
+		}
+	}
 	k, err := o.ReadKernel()
 	if err != nil {
 		ns.Close()

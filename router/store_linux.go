@@ -100,20 +100,33 @@ func (r *Router) store() error {
 			return err
 		}
 	}
-	// A barrier's descriptor is closed when all before it was dealt with.
+	return r.barrier.pass()
+}
+
+// barrier is a pipe whose end systemd closes when it has dealt with all that it was told before. It is made before the process is confined.
+type barrier struct {
+	read *os.File
+	end  int
+}
+
+func newBarrier() (b barrier, err error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return err
+		return b, fmt.Errorf("making a pipe: %w", err)
 	}
-	done := os.NewFile(uintptr(pipe[0]), "barrier")
-	defer done.Close()
-	err = tellSystemd("BARRIER=1", pipe[1])
-	stack.CloseAll(pipe[1:])
+	return barrier{os.NewFile(uintptr(pipe[0]), "barrier"), pipe[1]}, nil
+}
+
+// pass waits for systemd, once.
+func (b *barrier) pass() error {
+	defer b.read.Close()
+	err := tellSystemd("BARRIER=1", b.end)
+	stack.CloseAll([]int{b.end})
 	if err != nil {
 		return err
 	}
-	_ = done.SetReadDeadline(time.Now().Add(storeWait))
-	if _, err := done.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+	_ = b.read.SetReadDeadline(time.Now().Add(storeWait))
+	if _, err := b.read.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("awaiting systemd: %w", err)
 	}
 	return nil

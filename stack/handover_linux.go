@@ -98,6 +98,7 @@ func adoptTunTap(name string, mtu int, fds []int, tun bool) (*TunTap, error) {
 		return nil, err
 	}
 	t.created = link.Attrs().Alias == deviceAlias
+	t.makeRings()
 	for i, fd := range fds {
 		t.queues[i].attach(fd)
 	}

@@ -59,10 +59,15 @@ func openTunTap(name string, mtu, queues int, tun bool) (*TunTap, error) {
 		return nil, err
 	}
 	t.queues = t.queues[:attached]
-	for _, q := range t.queues {
-		q.ring, _ = makeRing(batchLen) // without, by one call a frame
-	}
+	t.makeRings()
 	return t, nil
+}
+
+// makeRings gives the queues their rings; without one, frames go by one call each.
+func (t *TunTap) makeRings() {
+	for _, q := range t.queues {
+		q.ring, _ = makeRing(batchLen)
+	}
 }
 
 func newTunTap(name string, mtu int, tun bool) *TunTap {

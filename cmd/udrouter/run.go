@@ -190,7 +190,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if o.Control, err = h.listen(cfg.Control); err != nil {
 		return err
 	}
-	o.Dom0 = guard
+	o.Dom0, o.StateDir = guard, state
 	closers = append(closers, func() error {
 		if err := o.Control.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
@@ -201,14 +201,6 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if err != nil {
 		return err
 	}
-	lost, err := h.inherit(r, guard.Recovered(), log)
-	if err != nil {
-		return err
-	}
-	if lost {
-		log.Info("connections whose flows are lost with the router before this one are picked up where the rules admit them", "for", router.PickUpTime)
-		r.PickUp()
-	}
 	for _, text := range stack.ForwardingWarnings() {
 		log.Warn(text)
 	}
@@ -216,6 +208,14 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		if err := confined(); err != nil {
 			return fmt.Errorf("confining the process: %w; --confine=off goes without", err)
 		}
+	}
+	lost, err := h.inherit(r, guard.Recovered(), log)
+	if err != nil {
+		return err
+	}
+	if lost {
+		log.Info("connections whose flows are lost with the router before this one are picked up where the rules admit them", "for", router.PickUpTime)
+		r.PickUp()
 	}
 
 	g, ctx := errgroup.WithContext(storing(ctx, r, log))
