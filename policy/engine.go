@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
@@ -66,6 +67,7 @@ type Engine struct {
 	chains []chainInfo
 	budget *FlowBudget
 	bySide map[Side]*Guest
+	pickUp *atomic.Int64 // until when, see PickUp; of all engines that follow one another
 }
 
 type guestEngine struct {
@@ -94,7 +96,7 @@ type chainInfo struct {
 // guests have is compiled once; each has its own flows and limits. There are at most flows of all guests together, half of which are kept for the
 // guests in equal shares: none is without because others have many.
 func NewEngine(guests []GuestPolicy, host *Chain, flows int) (*Engine, error) {
-	e := &Engine{budget: NewFlowBudget(flows), bySide: map[Side]*Guest{}}
+	e := &Engine{budget: NewFlowBudget(flows), bySide: map[Side]*Guest{}, pickUp: new(atomic.Int64)}
 	if err := e.compile(guests, host, nil); err != nil {
 		return nil, err
 	}
@@ -195,6 +197,9 @@ func (g *guestEngine) state(budget *FlowBudget, old *guestEngine) {
 
 // Guest is the guest of a side, or nil.
 func (e *Engine) Guest(s Side) *Guest { return e.bySide[s] }
+
+// Meter is what a guest's limits count.
+func (e *Engine) Meter(g *Guest) *Meter { return e.guests[g.ID].meter }
 
 // Flows is the table of a guest's flows; Budget bounds all of them.
 func (e *Engine) Flows(g *Guest) *FlowTable { return e.guests[g.ID].table }
@@ -331,6 +336,10 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 	default:
 		unfit = p.opens()
 	}
+	pickUp := unfit == NoFlow && now < e.PicksUp() && p.continues()
+	if pickUp {
+		unfit = None
+	}
 	if unfit != None {
 		if e.unfit(v, from, to, unfit) {
 			e.meter(v, p, from, to, nil, now)
@@ -341,7 +350,7 @@ func (e *Engine) open(v *Verdict, p *Packet, from, to End, owner *guestEngine, n
 	if !e.meter(v, p, from, to, owner, now) {
 		return
 	}
-	switch _, r := owner.table.Create(p, from.Side(), to.Side(), verdict, 0, now); r {
+	switch _, r := owner.table.create(p, from.Side(), to.Side(), verdict, 0, now, pickUp); r {
 	case None:
 	case FlowLimit:
 		v.refuse(owner, Drop, r, 0)

@@ -283,6 +283,11 @@ func (f *Flow) advance(p *Packet, dir int) (conn tcpConn, state FlowState, r Rea
 // the meantime, it is found as by Lookup. Only what may open a flow does: of TCP a SYN alone, of ICMP an echo request, anything
 // else of other protocols.
 func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32, now time.Duration) (hit FlowHit, r Reason) {
+	return t.create(p, from, to, verdict, generation, now, false)
+}
+
+// create is Create, also of what continues a connection.
+func (t *FlowTable) create(p *Packet, from, to Side, verdict, generation uint32, now time.Duration, pickUp bool) (hit FlowHit, r Reason) {
 	key, reversed, ok := p.FlowKey()
 	if !ok {
 		return hit, p.opens()
@@ -294,14 +299,18 @@ func (t *FlowTable) Create(p *Packet, from, to Side, verdict, generation uint32,
 	if hit, ok := t.lookup(p, &key, hash, reversed, from, to, now, nil); ok {
 		return hit, hit.Reason
 	}
-	if r := p.opens(); r != None {
+	if r := p.opens(); r != None && !pickUp {
 		return hit, r
 	}
 	state, conn := FlowUnreplied, tcpConn{}
 	if key.Proto == ProtoTCP {
 		g, _ := p.segment()
-		conn.open(&g)
-		state = TCPSynSent
+		if pickUp {
+			conn.pickUp(&g)
+		} else {
+			conn.open(&g)
+		}
+		state = conn.state()
 	}
 	if i := t.find(&key, hash); i != 0 { // closed, as lookup says
 		t.remove(i)

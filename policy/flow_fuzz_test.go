@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ func verify(t interface{ Fatalf(string, ...any) }, table *FlowTable) {
 		}
 	}
 	for q := range table.queues {
-		last, was, before := uint32(0), time.Duration(0), inQueues
+		last, was, before := uint32(0), time.Duration(math.MinInt64), inQueues // what is adopted may be older than the clock
 		for i := table.queues[q].oldest; i != 0; i = table.at(i).newer {
 			f := table.at(i)
 			if f.older != last || f.queued < was || f.queue != queueID(q) || f.queueOf() != f.queue || f.used < f.queued || f.used-f.queued >= queueGrain {
@@ -115,7 +116,12 @@ type honest struct {
 }
 
 // Nothing that two honest endpoints send is refused, whatever is lost, doubled or overtaken before the table and behind it.
-func TestTCPHonest(t *testing.T) {
+func TestTCPHonest(t *testing.T) { honestly(t, false) }
+
+// Nor is it where the table is lost on the way, and the connection picked up from the middle, but for a handshake that begins again.
+func TestPickUpHonest(t *testing.T) { honestly(t, true) }
+
+func honestly(t *testing.T, lose bool) {
 	e := ends("192.0.2.10:40000", "198.51.100.7:443")
 	rapid.Check(t, func(rt *rapid.T) {
 		table, now := NewFlowTable(4, NewFlowBudget(4)), time.Hour
@@ -243,7 +249,14 @@ func TestTCPHonest(t *testing.T) {
 			return w
 		}
 		send(0)
-		for range rapid.IntRange(10, 150).Draw(rt, "steps") {
+		steps, lost := rapid.IntRange(10, 150).Draw(rt, "steps"), -1
+		if lose {
+			lost = rapid.IntRange(0, steps).Draw(rt, "lost")
+		}
+		for step := range steps {
+			if step == lost {
+				table = NewFlowTable(4, NewFlowBudget(4))
+			}
 			switch what := rapid.IntRange(0, 9).Draw(rt, "what"); {
 			case what < 3 && len(before) < 8:
 				send(what & 1)
@@ -261,15 +274,25 @@ func TestTCPHonest(t *testing.T) {
 					ack = 0
 				}
 				p := e.packet(t, w.from == 1, 6, tcpBytes(w.flags, w.seq, ack, w.win, int(w.n), options...))
-				from := SideGuest
+				if lose && step >= lost && w.flags == tcpSYN && ends[1].heard { // a late copy, of which the table would make a connection
+					continue
+				}
+				from, to := SideGuest, SideUplink
 				if w.from == 1 {
-					from = SideUplink
+					from, to = to, from
 				}
 				hit, ok := table.Lookup(p, from, now)
 				if !ok {
-					if hit, hit.Reason = table.Create(p, from, SideUplink, 1, 1, now); w.flags != tcpSYN {
+					picked := lose && step >= lost && p.continues()
+					if hit, hit.Reason = table.create(p, from, to, 1, 1, now, picked); w.flags != tcpSYN && !lose {
 						rt.Fatalf("%+v: %v", w, hit.Reason)
 					}
+				}
+				if lose && step >= lost && w.flags&tcpSYN != 0 {
+					if hit.Reason == None {
+						behind = append(behind, w)
+					}
+					continue
 				}
 				x := ends[w.from]
 				stale := before32(w.seq+w.n, x.una) || before32(w.ack, x.got-60000) // a copy that comes too late to be missed

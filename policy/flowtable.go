@@ -478,24 +478,35 @@ func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int
 	return flows, from
 }
 
-// Adopt takes a flow over that another table has listed, with its counters and what is known of its windows: after a restart no
-// handshake comes again. Its way is found anew, since the generations of another owner are not this one's. It is the only way to a flow without its
-// beginning. It refuses what it knows already, and finds room as
-// Create does.
+// Adopt takes a flow over that another table has listed or ReadFlow has read, with its counters, what is known of its windows and since when it is idle:
+// after a restart no handshake comes again. Its way is found anew, since the generations of another owner are not this one's. It refuses what it knows
+// already and what has expired, and finds room as Create does.
 func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
-	if f.State == 0 || f.State >= flowStates || (f.Key.Proto == ProtoTCP) != (f.State >= TCPSynSent) {
+	if !f.valid() {
 		return false
 	}
 	f.hash, f.next, f.offloaded = uint32(maphash.Comparable(t.seed, f.Key)), [2]NextHop{}, 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now = t.clock(now)
+	f.queue = f.queueOf()
+	if f.used = min(f.used, now); f.expired(now) {
+		return false
+	}
 	if i := t.find(&f.Key, f.hash); i != 0 {
 		if !t.at(i).expired(now) {
 			return false
 		}
 		t.remove(i)
 	}
-	_, ok := t.insert(&f, now)
-	return ok
+	ref, ok := t.insert(&f, now)
+	if !ok {
+		return false
+	}
+	e := t.at(ref.index)
+	if e.used = f.used; e.older != 0 { // in its queue's order
+		e.used = max(e.used, t.at(e.older).queued)
+	}
+	e.queued = e.used
+	return true
 }

@@ -487,7 +487,10 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("%+v", bad)
 		}
 	}
-	if !table.Adopt(f, 4*time.Hour) {
+	if f.used = time.Hour; table.Adopt(f, 4*time.Hour) {
+		t.Error("what has expired is taken")
+	}
+	if f.used = 4 * time.Hour; !table.Adopt(f, 4*time.Hour) {
 		t.Error("what has expired is in the way")
 	}
 }

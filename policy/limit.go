@@ -138,3 +138,22 @@ func (p *Packet) WireCost() (packets, bytes uint64) {
 	packets = (total - header + uint64(p.GSOSize) - 1) / uint64(p.GSOSize)
 	return packets, total + (packets-1)*header
 }
+
+// Owed is what each of the meter's buckets is owed at the monotonic time now, in nanoseconds; Owe has another meter be owed as much, or its burst.
+func (m *Meter) Owed(now time.Duration) (owed [6]int64) {
+	for i, b := range m.buckets() {
+		owed[i] = max(b.paid.Load()-int64(now), 0)
+	}
+	return owed
+}
+
+// Owe is the way back, see Owed.
+func (m *Meter) Owe(owed [6]int64, now time.Duration) {
+	for i, b := range m.buckets() {
+		b.paid.Store(int64(now) + min(max(owed[i], 0), b.burst))
+	}
+}
+
+func (m *Meter) buckets() [6]*Bucket {
+	return [...]*Bucket{&m.Packets[0], &m.Packets[1], &m.Bandwidth[0], &m.Bandwidth[1], &m.NewFlows[0], &m.NewFlows[1]}
+}

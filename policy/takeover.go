@@ -3,7 +3,7 @@ package policy
 // Next compiles what comes after this engine's policies. Guests of the same Side keep their flows, and what is owed to limits that have not
 // changed. The two may be used at the same time, until TakeOver.
 func (e *Engine) Next(guests []GuestPolicy, host *Chain) (*Engine, error) {
-	next := &Engine{budget: e.budget, bySide: map[Side]*Guest{}}
+	next := &Engine{budget: e.budget, bySide: map[Side]*Guest{}, pickUp: e.pickUp}
 	return next, next.compile(guests, host, e)
 }
 

@@ -102,6 +102,7 @@ const (
 	sideRST                    // it has reset the connection
 	sideScales                 // it has offered to scale its window
 	sideChallenged             // it has answered the SYN out of another connection
+	sidePicked                 // of a connection whose beginning nobody has seen, see pickUp
 )
 
 // tcpSide is one side of a connection as Guido van Rooij's "Real Stateful TCP Packet Filtering" has it.
@@ -276,11 +277,12 @@ func (c *tcpConn) plausible(x, y *tcpSide, g *segment) bool {
 		return false
 	}
 	return !after(g.seq, x.edge+1) && !before(g.end, x.end-max(y.window, windowSlack)) &&
-		!after(g.ack, y.end) && !before(g.ack, y.una-max(x.window, windowSlack))
+		!after(g.ack, y.acked()) && !before(g.ack, y.una-max(x.window, windowSlack))
 }
 
 // note takes what a segment of x has shown.
 func (c *tcpConn) note(x, y *tcpSide, g *segment) {
+	c.heard(x, y, g)
 	end := g.end
 	if g.partial { // it may be as long as its window lets it
 		end = g.seq + maxFragmentedTCP

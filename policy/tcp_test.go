@@ -172,6 +172,13 @@ func TestTCP(t *testing.T) {
 }
 
 func playTCP(t testing.TB, table *FlowTable, e flowEnds, base [2]uint32, s step, now time.Duration) string {
+	t.Helper()
+	return pickTCP(t, table, e, base, s, now, false)
+}
+
+// pickTCP is playTCP for a table that may pick connections up.
+func pickTCP(t testing.TB, table *FlowTable, e flowEnds, base [2]uint32, s step, now time.Duration, pickUp bool) string {
+	t.Helper()
 	own, other, from, to := base[0], base[1], SideGuest, SideUplink
 	if s.back {
 		own, other, from, to = other, own, to, from
@@ -190,7 +197,7 @@ func playTCP(t testing.TB, table *FlowTable, e flowEnds, base [2]uint32, s step,
 	made := ""
 	hit, ok := table.Lookup(p, from, now)
 	if !ok {
-		if hit, hit.Reason = table.Create(p, from, to, 1, 1, now); hit.Reason == None {
+		if hit, hit.Reason = table.create(p, from, to, 1, 1, now, pickUp && p.continues()); hit.Reason == None {
 			made = "new "
 		}
 	}

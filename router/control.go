@@ -28,7 +28,8 @@ const reloadWait = 2 * time.Minute
 // uidKey is where a request's context has the user who has connected.
 type uidKey struct{}
 
-// serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, POST /v1/reload is Reload. Who may connect may ask; only
+// serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, POST /v1/reload is Reload, and POST /v1/takeover
+// becomes the protocol of TakeOver; POST /v1/keep has Store do something, for a while. Who may connect may ask; only
 // root may change something.
 func (r *Router) serveControl(ctx context.Context) error {
 	mux := http.NewServeMux()
@@ -54,13 +55,28 @@ func (r *Router) serveControl(ctx context.Context) error {
 	}))
 	mux.HandleFunc("POST /v1/vifs", r.root(r.answerVif))
 	mux.HandleFunc("GET /v1/vifs", r.root(r.answerVifs))
-	server := &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+	var server *http.Server
+	mux.HandleFunc("POST /v1/takeover", r.root(func(w http.ResponseWriter, _ *http.Request) {
+		if r.serveTakeOver(w) {
+			server.Close()
+		}
+	}))
+	mux.HandleFunc("POST /v1/keep", r.root(func(w http.ResponseWriter, _ *http.Request) {
+		if err := r.keep(); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+		}
+	}))
+	server = &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, uidKey{}, peerUID(c))
 	},
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 16}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := server.Serve(r.Control); !errors.Is(err, http.ErrServerClosed) {
+	err := server.Serve(r.Control)
+	switch {
+	case r.handedOver.Load():
+		return ErrHandedOver
+	case !errors.Is(err, http.ErrServerClosed):
 		return err
 	}
 	return nil

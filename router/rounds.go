@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 )
 
 // running is what Run has started.
@@ -56,11 +57,32 @@ func (r *Router) comeRound(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// answer tells who has asked that the worker begins a round.
+// answer tells who has asked that the worker begins a round, and waits while the workers are paused.
 func (w *worker) answer() {
 	if c := w.asked.Load(); c != nil && w.asked.CompareAndSwap(c, nil) {
 		close(*c)
 	}
+	if open := w.gate.Load(); open != nil {
+		<-*open
+	}
+}
+
+// pause stops the workers between two batches, and those who send besides them, until resume is called, or Run ends.
+func (r *Router) pause(ctx context.Context) (resume func(), err error) {
+	open := make(chan struct{})
+	r.gate.Store(&open)
+	err = r.comeRound(ctx)
+	r.besides.Lock()
+	r.unpause = sync.OnceFunc(func() {
+		r.gate.Store(nil)
+		close(open)
+		r.besides.Unlock()
+	})
+	if err != nil {
+		r.unpause()
+		return nil, err
+	}
+	return r.unpause, nil
 }
 
 // Alive tells whether all that forwards, and those tasks that are never long at something, come round before ctx ends; if not, which do not. One that

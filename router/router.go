@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,12 @@ type Options struct {
 	Host    stack.Link    // nil: dom0 and its guests do not meet
 	Tier    *offload.Tier // where the kernel forwards flows that are decided; nil: nowhere
 	Control net.Listener  // of the control socket; nil: none
-	Log     *slog.Logger
+	Dom0    Namespace     // nil: nobody can take over
+
+	// StateDir is where a snapshot may be written that another process takes over.
+	StateDir string
+
+	Log *slog.Logger
 
 	// HostUplink reads what the rules of host.uplink have counted in dom0's kernel, in their order and the default last; nil: nobody knows.
 	HostUplink func() ([]HostCount, error)
@@ -69,8 +75,16 @@ type Router struct {
 	rebuilding sync.Mutex
 	updating   sync.Mutex
 	running    atomic.Pointer[running]
-	asking     sync.Mutex   // held by who waits for workers
-	besides    sync.RWMutex // see aside
+	asking     sync.Mutex                    // held by who waits for workers
+	besides    sync.RWMutex                  // see aside
+	gate       atomic.Pointer[chan struct{}] // see pause
+	unpause    func()
+	handing    sync.Mutex   // held while another process takes over
+	handedOver atomic.Bool  // and has
+	keepUntil  atomic.Int64 // see Store
+	barrier    barrier
+	stopped    int64        // CLOCK_BOOTTIME when the router before this one stopped, ns; 0: there was none
+	gap        atomic.Int64 // and how long nobody forwarded, ns
 	reloading  sync.Mutex
 	reloads    atomic.Uint64
 	lastReload atomic.Pointer[ReloadStatus]
@@ -109,6 +123,12 @@ func New(o Options) (*Router, error) {
 		return nil, err
 	}
 	r.netstack.Store(ns)
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		if r.barrier, err = newBarrier(); err != nil {
+			ns.Close()
+			return nil, err
+		}
+	}
 	k, err := o.ReadKernel()
 	if err != nil {
 		ns.Close()
@@ -170,8 +190,15 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		for _, l := range open {
 			errs = append(errs, l.Close())
 		}
+		if r.handedOver.Load() {
+			r.unpause()
+		}
 		return errors.Join(errs...)
 	})
+	if r.stopped > 0 {
+		r.gap.Store(max(bootTime()-r.stopped, 0))
+		r.log.Info("the router before this one was taken over from", "gap", time.Duration(r.gap.Load()))
+	}
 	r.detectDuplicate()
 	ready()
 	err := g.Wait()

@@ -22,8 +22,9 @@ type Status struct {
 	Drops         map[string]uint64 `json:"drops"`      // by reason; those that never happened are left out
 	WouldDrop     map[string]uint64 `json:"would_drop"` // what policies in shadow mode would have dropped
 	ForeignMAC    uint64            `json:"foreign_mac_uplink"`
-	Reloads       uint64            `json:"reloads"`     // that went well
-	LastReload    *ReloadStatus     `json:"last_reload"` // null: there was none
+	Reloads       uint64            `json:"reloads"`        // that went well
+	Gap           float64           `json:"takeover_gap_s"` // how long nobody forwarded when this router took over from another; 0: it did not
+	LastReload    *ReloadStatus     `json:"last_reload"`    // null: there was none
 	RouterMAC     string            `json:"router_mac"`
 	UplinkAddress string            `json:"uplink_link_local"`
 	Warnings      []string          `json:"warnings"`
@@ -83,7 +84,7 @@ func (r *Router) Status() Status {
 		Version: Version, Uptime: time.Since(r.started).Seconds(), WouldDrop: words(&r.would),
 		Flows:     FlowStatus{Active: wd.engine.Budget().Used(), Max: wd.engine.Budget().Max(), Hits: r.hits.Load()},
 		RouterMAC: r.RouterMAC.String(), UplinkAddress: wd.UplinkLL.String(), Warnings: append([]string{}, wd.warnings...),
-		Links: []LinkStatus{}, Domus: []DomuStatus{}, Reloads: r.reloads.Load(), LastReload: r.lastReload.Load(),
+		Links: []LinkStatus{}, Domus: []DomuStatus{}, Reloads: r.reloads.Load(), Gap: time.Duration(r.gap.Load()).Seconds(), LastReload: r.lastReload.Load(),
 	}
 	s.Drops = words(&r.drops)
 	for _, link := range r.links {

@@ -50,26 +50,44 @@ func OpenTUN(name string, mtu, queues int) (*TunTap, error) {
 }
 
 func openTunTap(name string, mtu, queues int, tun bool) (*TunTap, error) {
-	t := &TunTap{name: name, tun: tun, packet: ethStart, mtu: mtu}
-	if tun {
-		t.packet = ipStart
-	}
-	for range max(queues, 1) {
-		q := &tunQueue{t: t}
-		if err := q.init(); err != nil {
-			return nil, err
-		}
-		t.queues = append(t.queues, q)
+	t := newTunTap(name, mtu, tun)
+	if err := t.add(max(queues, 1)); err != nil {
+		return nil, err
 	}
 	attached, err := t.open()
 	if err != nil {
 		return nil, err
 	}
 	t.queues = t.queues[:attached]
-	for _, q := range t.queues {
-		q.ring, _ = makeRing(batchLen) // without, by one call a frame
-	}
+	t.makeRings()
 	return t, nil
+}
+
+// makeRings gives the queues their rings; without one, frames go by one call each.
+func (t *TunTap) makeRings() {
+	for _, q := range t.queues {
+		q.ring, _ = makeRing(batchLen)
+	}
+}
+
+func newTunTap(name string, mtu int, tun bool) *TunTap {
+	t := &TunTap{name: name, tun: tun, packet: ethStart, mtu: mtu}
+	if tun {
+		t.packet = ipStart
+	}
+	return t
+}
+
+// add makes queues that are not attached yet.
+func (t *TunTap) add(n int) error {
+	for range n {
+		q := &tunQueue{t: t}
+		if err := q.init(); err != nil {
+			return err
+		}
+		t.queues = append(t.queues, q)
+	}
+	return nil
 }
 
 // Queues implements Link.
@@ -180,13 +198,22 @@ func attach(name string, tun bool) (int, error) {
 		}
 		return -1, err
 	}
-	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tunOffloadUSO) != nil {
-		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tunOffload); err != nil {
-			unix.Close(fd)
-			return -1, fmt.Errorf("negotiating offloads: %w", err)
-		}
+	if err := offload(fd); err != nil {
+		unix.Close(fd)
+		return -1, err
 	}
 	return fd, nil
+}
+
+// offload says what the router takes in one piece.
+func offload(fd int) error {
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tunOffloadUSO) == nil {
+		return nil
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tunOffload); err != nil {
+		return fmt.Errorf("negotiating offloads: %w", err)
+	}
+	return nil
 }
 
 // TxQueueLen is the length of a TAP's or TUN's transmit queue, in packets: the default of 500 or 1000 overflows on a burst.

@@ -51,19 +51,27 @@ var errNotUp = errors.New("the interface is down")
 
 // OpenUplink opens that many sockets. An interface that does not exist is an error here, and waited for later.
 func OpenUplink(name string, filter Filter, queues int) (*Uplink, error) {
-	u := &Uplink{name: name, filter: filter}
-	u.tx.New = func() any { return newMmsgs(false) }
-	for range max(queues, 1) {
-		q := &packetQueue{u: u, rx: newMmsgs(true), tx: newMmsgs(false)}
-		if err := q.init(); err != nil {
-			return nil, err
-		}
-		u.queues = append(u.queues, q)
+	u, err := newUplink(name, filter, max(queues, 1))
+	if err != nil {
+		return nil, err
 	}
 	if _, err := u.open(); errors.Is(err, errNotUp) {
 		u.gone.Store(true)
 	} else if err != nil {
 		return nil, err
+	}
+	return u, nil
+}
+
+func newUplink(name string, filter Filter, queues int) (*Uplink, error) {
+	u := &Uplink{name: name, filter: filter}
+	u.tx.New = func() any { return newMmsgs(false) }
+	for range queues {
+		q := &packetQueue{u: u, rx: newMmsgs(true), tx: newMmsgs(false)}
+		if err := q.init(); err != nil {
+			return nil, err
+		}
+		u.queues = append(u.queues, q)
 	}
 	return u, nil
 }

@@ -34,6 +34,7 @@ func runCommand() *cobra.Command {
 	var file, state, socket, profile, confinement string
 	var workers int
 	var offloads bool
+	var takeOver bool
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -70,7 +71,7 @@ func runCommand() *cobra.Command {
 				}
 				confined = func() error { return confine.Apply(o) }
 			}
-			run := func() error { return route(c.Context(), cfg, around, state, workers, offloads, log, confined) }
+			run := func() error { return route(c.Context(), cfg, around, state, workers, takeOver, offloads, log, confined) }
 			if profile != "" {
 				return profiled(profile, run)
 			}
@@ -84,6 +85,7 @@ func runCommand() *cobra.Command {
 	c.Flags().Lookup("workers").DefValue = "half of the processors" // manual pages are the same wherever they are made
 	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
 	c.Flags().BoolVar(&offloads, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
+	c.Flags().BoolVar(&takeOver, "takeover", false, "take over from the router that answers on the control socket, if one does, without loss: it ends")
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 	return c
 }
@@ -110,7 +112,7 @@ func profiled(file string, do func() error) (err error) {
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
 // kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
 // confined, where it is not nil, is called in between: before the first packet is read.
-func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, offloads bool, log *slog.Logger, confined func() error) (err error) {
+func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, takeOver, offloads bool, log *slog.Logger, confined func() error) (err error) {
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -123,7 +125,14 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if err != nil {
 		return err
 	}
-	guard, err := dom0.Acquire(state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
+	h := heir{Heritage: router.FromStore()}
+	if takeOver && h.Heritage == nil {
+		if h.Heritage, err = router.TakeOver(ctx, cfg); err != nil {
+			return err
+		}
+	}
+	defer func() { h.abandon(err) }()                    // before anything is put back, which stays the other router's
+	guard, err := h.acquire(state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
 	if err != nil {
 		return err
 	}
@@ -142,7 +151,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	o := router.Options{Config: cfg, Around: around, Hotplug: vifs{around.ports, guard}, Log: log, RouterMAC: routerMAC, GuestMTU: mtu,
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
 		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
-	tap, err := stack.OpenTAP(cfg.Bridge.TAP, mtu, workers)
+	tap, err := h.tap(cfg.Bridge.TAP, mtu, workers)
 	if err != nil {
 		return err
 	}
@@ -153,7 +162,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		workers = n
 	}
 	if cfg.Host != nil {
-		tun, err := stack.OpenTUN(cfg.Host.Interface, mtu, 1)
+		tun, err := h.tun(cfg.Host.Interface, mtu)
 		if err != nil {
 			return err
 		}
@@ -165,7 +174,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		return err
 	}
 	closers = append(closers, guard.Close) // first of all at the end: while TAP and TUN are there
-	uplink, err := stack.OpenUplink(cfg.Uplink.Name, stack.Filter{}, workers)
+	uplink, err := h.uplink(cfg.Uplink.Name, workers)
 	if err != nil {
 		return err
 	}
@@ -178,9 +187,10 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 			closers = append(closers, o.Tier.Close)
 		}
 	}
-	if o.Control, err = router.ListenControl(cfg.Control); err != nil {
+	if o.Control, err = h.listen(cfg.Control); err != nil {
 		return err
 	}
+	o.Dom0, o.StateDir = guard, state
 	closers = append(closers, func() error {
 		if err := o.Control.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
@@ -199,8 +209,16 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 			return fmt.Errorf("confining the process: %w; --confine=off goes without", err)
 		}
 	}
+	lost, err := h.inherit(r, guard.Recovered(), log)
+	if err != nil {
+		return err
+	}
+	if lost {
+		log.Info("connections whose flows are lost with the router before this one are picked up where the rules admit them", "for", router.PickUpTime)
+		r.PickUp()
+	}
 
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(storing(ctx, r, log))
 	g.Go(func() error { return guard.Run(ctx) })
 	g.Go(func() error {
 		return r.Run(ctx, func() {
@@ -212,6 +230,9 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	})
 	err = g.Wait()
 	notify(log, daemon.SdNotifyStopping)
+	if errors.Is(err, router.ErrHandedOver) {
+		return nil
+	}
 	return err
 }
 

@@ -33,6 +33,9 @@ type Dom0 struct {
 	journal    *journal // nil: nothing was changed
 	journalled bool     // the journal is on disk
 	opened     bool     // Start succeeded
+	inherited  bool     // another process has handed over, see Inherit
+	recovered  bool     // one was killed
+	held       bool     // see Hold
 	closed     bool
 	conflicts  *routeConflicts // nil: to be looked for
 	warnings   []string
@@ -46,7 +49,7 @@ func Acquire(stateDir, bridge string, log *slog.Logger) (*Dom0, error) {
 	if stateDir == "" {
 		return nil, errors.New("no state directory")
 	}
-	return newDom0(stateDir, bridge, log)
+	return newDom0(log, func(netns uint64) (*lock, error) { return takeLock(stateDir, netns, bridge) })
 }
 
 // Start brings the namespace to the spec, once, with the bridge and the state directory of Acquire. It may find it as a killed run left
@@ -63,6 +66,7 @@ func (d *Dom0) Start(spec Spec) error {
 	}
 	d.spec = spec.clone()
 	recovered, err := d.recover()
+	d.recovered = recovered && !d.inherited
 	if err == nil {
 		err = d.precheck()
 	}
@@ -101,7 +105,7 @@ func Open(spec Spec) (*Dom0, error) {
 // Restore undoes what killed runs left in the calling thread's network namespace, and does nothing when they left nothing.
 // It fails with a HeldError while a router runs there. log may be nil.
 func Restore(stateDir string, log *slog.Logger) error {
-	d, err := newDom0(stateDir, "", log)
+	d, err := newDom0(log, func(netns uint64) (*lock, error) { return takeLock(stateDir, netns, "") })
 	if err != nil {
 		return err
 	}
@@ -114,8 +118,8 @@ func Restore(stateDir string, log *slog.Logger) error {
 	return explain(errors.Join(errs...))
 }
 
-// newDom0 opens what the work needs and takes the lock.
-func newDom0(stateDir, bridge string, log *slog.Logger) (_ *Dom0, err error) {
+// newDom0 opens what the work needs; take takes the lock.
+func newDom0(log *slog.Logger, take func(netns uint64) (*lock, error)) (_ *Dom0, err error) {
 	d := &Dom0{log: log, kick: make(chan struct{}, 1), closing: make(chan struct{})}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -132,7 +136,7 @@ func newDom0(stateDir, bridge string, log *slog.Logger) (_ *Dom0, err error) {
 	if d.ns, err = openNetNS(); err != nil {
 		return nil, err
 	}
-	if d.lock, err = takeLock(stateDir, d.ns.cookie, bridge); err != nil {
+	if d.lock, err = take(d.ns.cookie); err != nil {
 		return nil, err
 	}
 	if d.rt, err = openRtnl(d.ns); err != nil {
@@ -156,8 +160,8 @@ func (d *Dom0) recover() (found bool, err error) {
 		return false, err
 	}
 	d.journalled = found
-	if found {
-		d.log.Info("dom0: an earlier run was killed; what it found is what will be restored", "journal", d.journal.path)
+	if found && !d.inherited {
+		d.log.Info("dom0: an earlier run has left this as it was; what it found is what will be restored", "journal", d.journal.path)
 	}
 	others, err := otherJournals(d.spec.StateDir, d.boot, d.ns.cookie, d.spec.Bridge)
 	if err := d.tolerate(err); err != nil {

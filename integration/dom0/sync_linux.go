@@ -21,6 +21,9 @@ const maxPasses = 6
 // sync brings the kernel to the spec and returns when a pass over everything found nothing to change. changed tells
 // whether an earlier one did. d.mu is held.
 func (d *Dom0) sync() (changed bool, err error) {
+	if d.held {
+		return false, nil
+	}
 	var vanished error
 	for range maxPasses {
 		p := &pass{Dom0: d}

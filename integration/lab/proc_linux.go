@@ -42,6 +42,11 @@ var readyLine = regexp.MustCompile(`(?m)(\bmsg"?[=:]"?|^)ready\b`)
 // log says ready. It fails with the log's end when the process ends before that or ctx is done;
 // ctx does not concern the process later on.
 func (l *Lab) StartRouter(ctx context.Context, exe string, args ...string) (*Proc, error) {
+	return l.StartRouterWith(ctx, exe, nil, args...)
+}
+
+// StartRouterWith is StartRouter for a process that gets files as descriptors 3 and on.
+func (l *Lab) StartRouterWith(ctx context.Context, exe string, files []*os.File, args ...string) (*Proc, error) {
 	file, err := l.ConfigPath()
 	if err != nil {
 		return nil, err
@@ -70,7 +75,7 @@ func (l *Lab) StartRouter(ctx context.Context, exe string, args ...string) (*Pro
 	}}
 	argv := append([]string{"run", "-c", file, "--state", state, "--socket", p.Socket}, args...)
 	p.cmd = l.Dom0.Command(context.Background(), exe, argv...)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.log, p.log, files
 	p.cmd.WaitDelay = time.Second // for a grandchild that keeps the log open
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the router: %w", err)

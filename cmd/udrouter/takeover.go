@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+
+	"udrouter/config"
+	"udrouter/integration/dom0"
+	"udrouter/router"
+	"udrouter/stack"
+)
+
+// heir opens what `run` needs: what another router has handed over, or else anew.
+type heir struct {
+	*router.Heritage // nil: nobody has
+
+	leave []func() // has Close of what was opened leave it to the router that runs
+}
+
+func (h *heir) acquire(state, bridge string, log *slog.Logger) (guard *dom0.Dom0, err error) {
+	if h.Heritage == nil {
+		return dom0.Acquire(state, bridge, log)
+	}
+	lock := h.Lock
+	h.Lock = -1
+	if lock < 0 { // nobody has it
+		guard, err = dom0.Acquire(state, bridge, log)
+	} else {
+		guard, err = dom0.Inherit(state, bridge, lock, log)
+	}
+	if err == nil {
+		h.leave = append(h.leave, guard.Leave)
+	}
+	return guard, err
+}
+
+func (h *heir) tap(name string, mtu, queues int) (t *stack.TunTap, err error) {
+	if h.Heritage == nil || h.Stored() && len(h.Guests) == 0 {
+		return stack.OpenTAP(name, mtu, queues)
+	}
+	return adopted(h, &h.Guests, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTAP(name, mtu, fds) })
+}
+
+func (h *heir) tun(name string, mtu int) (*stack.TunTap, error) {
+	if h.Heritage == nil || h.Stored() && len(h.Host) == 0 {
+		return stack.OpenTUN(name, mtu, 1)
+	}
+	return adopted(h, &h.Host, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTUN(name, mtu, fds) })
+}
+
+func (h *heir) uplink(name string, queues int) (*stack.Uplink, error) {
+	if h.Heritage == nil || h.Stored() && len(h.Uplink) == 0 {
+		return stack.OpenUplink(name, stack.Filter{}, queues)
+	}
+	return adopted(h, &h.Uplink, func(fds []int) (*stack.Uplink, error) { return stack.AdoptUplink(name, fds) })
+}
+
+// adopted takes descriptors over, and notes that.
+func adopted[L interface{ Release() }](h *heir, fds *[]int, adopt func([]int) (L, error)) (L, error) {
+	l, err := adopt(*fds)
+	if err == nil {
+		*fds = nil
+		h.leave = append(h.leave, l.Release)
+	}
+	return l, err
+}
+
+func (h *heir) listen(c config.Control) (net.Listener, error) {
+	if h.Heritage == nil || h.Control < 0 {
+		return router.ListenControl(c)
+	}
+	return h.Listener()
+}
+
+// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost, as it is with one that was killed.
+func (h *heir) inherit(r *router.Router, killed bool, log *slog.Logger) (lost bool, err error) {
+	if h.Heritage == nil {
+		return killed, nil
+	}
+	snapshot, err := h.Freeze()
+	if err != nil {
+		return false, fmt.Errorf("taking over from the router that runs: %w", err)
+	}
+	if snapshot == nil {
+		log.Warn("what the router before this one knew did not come: its flows are lost")
+		lost = true
+	} else {
+		lost = restore(r, snapshot, log)
+	}
+	if err := h.Taken(); err != nil {
+		return false, fmt.Errorf("taking over from the router that runs: %w", err)
+	}
+	h.Heritage = nil
+	return lost, nil
+}
+
+// restore tells whether a snapshot cannot be used.
+func restore(r *router.Router, f *os.File, log *slog.Logger) (lost bool) {
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil {
+		err = r.Restore(f, fi.Size())
+	}
+	if err != nil {
+		log.Error("the flows of the router before this one are lost", "error", err)
+	}
+	return err != nil
+}
+
+// abandon leaves everything to the router that runs, where that has not ended for this one.
+func (h *heir) abandon(err error) {
+	if h.Heritage == nil {
+		return
+	}
+	for _, leave := range h.leave {
+		leave()
+	}
+	if err == nil {
+		err = fmt.Errorf("it has ended")
+	}
+	h.Abandon(err)
+}
+
+// storing is a context that ends when ctx does, and a router has left what it has for the next one by then, if it was asked to.
+func storing(ctx context.Context, r *router.Router, log *slog.Logger) context.Context {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		defer cancel()
+		if err := r.Store(); err != nil {
+			log.Error("nothing is left for the next router", "error", err)
+		}
+	})
+	return later
+}

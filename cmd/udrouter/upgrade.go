@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func upgradeCommand() *cobra.Command {
+	var file, socket, unit string
+	c := &cobra.Command{
+		Use: "upgrade -c FILE", Short: "Have systemd restart the router with this program, without loss", Args: cobra.NoArgs,
+		Long: `Have systemd restart the router with this program, without loss.
+
+The configuration is checked first. Then the router that runs is asked to leave its links, flows and counters to the next one, and its
+unit is restarted. A router that is no service of systemd's goes on; start the next one by udrouter run --takeover.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if _, err := load(file, c.ErrOrStderr()); err != nil {
+				return err
+			}
+			code, body, err := tell(c.Context(), socket, http.MethodPost, "/v1/keep", 5*time.Second)
+			switch {
+			case err != nil:
+				return err
+			case code == http.StatusForbidden:
+				return errors.New("only root may upgrade")
+			case code != http.StatusOK:
+				return fmt.Errorf("the router that runs answers: %s", body)
+			}
+			if out, err := exec.CommandContext(c.Context(), "systemctl", "restart", unit).CombinedOutput(); err != nil {
+				return fmt.Errorf("restarting %s: %w\n%s", unit, err, out)
+			}
+			return awaitNext(c, socket)
+		},
+	}
+	configFlag(c, &file)
+	c.Flags().StringVar(&socket, "socket", defaultSocket, "the router's control socket")
+	c.Flags().StringVar(&unit, "unit", "udrouter.service", "the unit that systemd restarts")
+	return c
+}
+
+// awaitNext says what the next router is, as soon as it answers.
+func awaitNext(c *cobra.Command, socket string) error {
+	ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		s, _, err := askStatus(ctx, socket)
+		if err == nil {
+			gap := time.Duration(s.Gap * float64(time.Second))
+			fmt.Fprintf(c.OutOrStdout(), "udrouter %s runs; nobody forwarded for %v\n", s.Version, gap)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the next router does not answer: %w", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}

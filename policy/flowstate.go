@@ -1,0 +1,108 @@
+package policy
+
+import (
+	"encoding/binary"
+	"time"
+)
+
+// FlowStateLen is how many bytes AppendState appends. Another length, or another meaning of the bytes, is another version of whatever holds them.
+const FlowStateLen = len(FlowKey{}.A)*2 + 6 + 2 + 2*4 + 2*8 + 4*8 + 2*tcpSideLen + 12 + 4
+
+const tcpSideLen = 6*4 + 2
+
+// AppendState appends the flow as ReadFlow takes it, big-endian, with ages at the monotonic time now in place of times. What an owner keeps in it, and
+// the way that it remembers, are left out.
+func (f *Flow) AppendState(b []byte, now time.Duration) []byte {
+	e := binary.BigEndian
+	b = append(append(b, f.Key.A[:]...), f.Key.B[:]...)
+	b = e.AppendUint16(e.AppendUint16(b, f.Key.APort), f.Key.BPort)
+	reversed := uint8(0)
+	if f.Reversed {
+		reversed = 1
+	}
+	b = append(b, f.Key.Proto, f.Key.Family, uint8(f.State), reversed)
+	b = e.AppendUint32(e.AppendUint32(b, uint32(f.From)), uint32(f.To))
+	b = e.AppendUint64(e.AppendUint64(b, uint64(now-f.Opened)), uint64(now-f.used))
+	for d := range f.Packets {
+		b = e.AppendUint64(e.AppendUint64(b, f.Packets[d]), f.Bytes[d])
+	}
+	for i := range f.tcp.side {
+		x := &f.tcp.side[i]
+		for _, v := range [...]uint32{x.iss, x.una, x.end, x.edge, x.fin, x.window} {
+			b = e.AppendUint32(b, v)
+		}
+		b = append(b, x.scale, x.flags)
+	}
+	a := &f.tcp.again
+	b = e.AppendUint16(e.AppendUint32(e.AppendUint32(b, a.seq), a.end), a.window)
+	b = append(b, a.scale, a.flags)
+	return e.AppendUint32(b, f.tcp.challenge)
+}
+
+// ReadFlow reads the first FlowStateLen bytes of b, which must be there. It is false for what no flow can be.
+func ReadFlow(b []byte, now time.Duration) (f Flow, ok bool) {
+	e := binary.BigEndian
+	next := func(n int) []byte {
+		v := b[:n]
+		b = b[n:]
+		return v
+	}
+	copy(f.Key.A[:], next(16))
+	copy(f.Key.B[:], next(16))
+	f.Key.APort, f.Key.BPort = e.Uint16(next(2)), e.Uint16(next(2))
+	v := next(4)
+	f.Key.Proto, f.Key.Family, f.State, f.Reversed = v[0], v[1], FlowState(v[2]), v[3] == 1
+	f.From, f.To = Side(e.Uint32(next(4))), Side(e.Uint32(next(4)))
+	opened, used := e.Uint64(next(8)), e.Uint64(next(8))
+	f.Opened, f.used = now-time.Duration(opened), now-time.Duration(used)
+	for d := range f.Packets {
+		f.Packets[d], f.Bytes[d] = e.Uint64(next(8)), e.Uint64(next(8))
+	}
+	for i := range f.tcp.side {
+		x := &f.tcp.side[i]
+		for _, to := range [...]*uint32{&x.iss, &x.una, &x.end, &x.edge, &x.fin, &x.window} {
+			*to = e.Uint32(next(4))
+		}
+		s := next(2)
+		x.scale, x.flags = s[0], s[1]
+	}
+	a := &f.tcp.again
+	a.seq, a.end, a.window = e.Uint32(next(4)), e.Uint32(next(4)), e.Uint16(next(2))
+	s := next(2)
+	a.scale, a.flags = s[0], s[1]
+	f.tcp.challenge = e.Uint32(next(4))
+	const longest = uint64(1 << 62) // no sum or difference of times overflows
+	return f, f.valid() && v[3] <= 1 && used <= opened && opened < longest
+}
+
+// valid tells whether a flow is as one that a table makes.
+func (f *Flow) valid() bool {
+	k := &f.Key
+	if f.State == 0 || f.State >= flowStates || (k.Proto == ProtoTCP) != (f.State >= TCPSynSent) || f.From == f.To || k.A == k.B {
+		return false
+	}
+	if a, b := k.end(false).Addr(), k.end(true).Addr(); k.Family != 4 && k.Family != 6 || a.Is4() != (k.Family == 4) || b.Is4() != (k.Family == 4) || b.Is4In6() || a.Is4In6() {
+		return false
+	}
+	for i := range f.tcp.side {
+		if f.tcp.side[i].scale > largestScale {
+			return false
+		}
+	}
+	return k.Proto == ProtoTCP && f.tcp.state() == f.State && f.tcp.again.scale <= largestScale || k.Proto != ProtoTCP && f.tcp == tcpConn{}
+}
+
+// Save calls f with each flow that has not expired, in the order in which those of one idle time were used, for Adopt to find them so. f runs under the
+// lock: it must not call the table.
+func (t *FlowTable) Save(now time.Duration, f func(*Flow)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now = t.clock(now)
+	for q := range t.queues {
+		for i := t.queues[q].oldest; i != 0; i = t.at(i).newer {
+			if e := t.at(i); !e.expired(now) {
+				f(e)
+			}
+		}
+	}
+}

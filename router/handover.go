@@ -1,0 +1,397 @@
+package router
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"udrouter/config"
+	"udrouter/stack"
+)
+
+// A router hands over to the next process by this protocol, on a connection to its control socket that an HTTP request has opened. Each message is
+// a line of JSON, with descriptors beside it (SCM_RIGHTS); an error ends it, and the router that runs goes on.
+//
+//	the next one                      the one that runs
+//	hello: version, names of links -> holds dom0 as it is
+//	                               <- the descriptors of links, lock and control socket
+//	sets everything up
+//	freeze                         -> ends what is under way, and stops
+//	                               <- the snapshot
+//	taken                          -> leaves everything to the next one
+//	                               <- released, and ends
+//	forwards
+//
+// What the kernel receives meanwhile waits in the links' queues. The one that runs goes on as if nothing had been when the next one errs, ends, or takes
+// longer than it may, before it has said taken; when the one that runs ends, the next one has what was sent to it.
+const takeOverVersion = 1
+
+// How long a side waits for the other's next message: while packets pass, and while they do not.
+const (
+	setUpWait  = 30 * time.Second
+	frozenWait = 5 * time.Second
+)
+
+// ErrHandedOver is what Run returns when another process has taken over: links and dom0 are that one's.
+var ErrHandedOver = errors.New("another process has taken over")
+
+// Namespace is dom0's kernel, as package dom0 has it.
+type Namespace interface {
+	// Hold leaves it alone until Resume, and returns a copy of the lock that keeps other routers out.
+	Hold() (lock int, err error)
+	Resume() error
+
+	// Leave leaves it to who has the lock.
+	Leave()
+}
+
+// takeOverMessage is a message of either side.
+type takeOverMessage struct {
+	Version int                     `json:"version,omitempty"`
+	Links   *[stack.Host + 1]string `json:"links,omitempty"`  // names by stack.Side
+	Socket  string                  `json:"socket,omitempty"` // the control socket's path
+	Files   []descriptorFor         `json:"files,omitempty"`  // what the descriptors beside it are
+	More    bool                    `json:"more,omitempty"`   // there are more descriptors
+	Step    string                  `json:"step,omitempty"`
+	Error   string                  `json:"error,omitempty"`
+}
+
+type descriptorFor string
+
+const (
+	forGuests   descriptorFor = "guests"
+	forUplink   descriptorFor = "uplink"
+	forHost     descriptorFor = "host"
+	forLock     descriptorFor = "lock"
+	forControl  descriptorFor = "control"
+	forSnapshot descriptorFor = "snapshot"
+)
+
+const (
+	stepFreeze   = "freeze"
+	stepTaken    = "taken"
+	stepReleased = "released"
+)
+
+// handable is a link that can be handed over.
+type handable interface {
+	Descriptors() ([]int, error)
+	Release()
+}
+
+var linkFiles = [...]descriptorFor{stack.Guests: forGuests, stack.UplinkSide: forUplink, stack.Host: forHost}
+
+func (r *Router) linkNames() (names [stack.Host + 1]string) {
+	for side, l := range r.links {
+		if l != nil {
+			names[side] = l.Name()
+		}
+	}
+	return names
+}
+
+// serveTakeOver answers POST /v1/takeover and tells whether another process has taken over.
+func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
+	if r.Dom0 == nil {
+		http.Error(w, "this router cannot hand over", http.StatusNotImplemented)
+		return false
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" { // it would start this one again, beside the next
+		http.Error(w, "this router is a service of systemd's: udrouter upgrade", http.StatusConflict)
+		return false
+	}
+	if !r.handing.TryLock() {
+		http.Error(w, "another process is about to take over", http.StatusConflict)
+		return false
+	}
+	defer r.handing.Unlock()
+	c, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		r.log.Error("handing over failed", "error", err)
+		return false
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Time{})
+	p := &peer{c: c.(*net.UnixConn)}
+	_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: udrouter-takeover\r\n\r\n")
+	if err == nil {
+		err = r.handOver(p)
+	}
+	if err != nil {
+		_ = p.send(takeOverMessage{Error: err.Error()}, nil)
+		r.log.Error("another process wanted to take over and did not; this one goes on", "error", err)
+		return false
+	}
+	r.log.Info("another process has taken over")
+	return true
+}
+
+func (r *Router) handOver(p *peer) (err error) {
+	r.reloading.Lock() // the next one reads the file itself
+	defer r.reloading.Unlock()
+	hello, _, err := p.receive(setUpWait)
+	switch {
+	case err != nil:
+		return err
+	case hello.Version != takeOverVersion:
+		return fmt.Errorf("the next process speaks version %d of the protocol, and this one %d: stop this one and start that", hello.Version, takeOverVersion)
+	case hello.Links == nil || *hello.Links != r.linkNames():
+		return fmt.Errorf("the links are %q and would be others: stop this router and start the next one", r.linkNames())
+	}
+	lock, err := r.Dom0.Hold()
+	if err != nil {
+		return err
+	}
+	fds, files := []int{lock}, []descriptorFor{forLock}
+	resume := func() {}
+	defer func() {
+		stack.CloseAll(fds)
+		if err != nil { // as if nothing had been
+			resume()
+			err = errors.Join(err, r.Dom0.Resume(), r.Uplink.SetFilter(r.current.Load().filter()))
+		}
+	}()
+	for side, l := range r.links {
+		if l == nil {
+			continue
+		}
+		own, err := l.(handable).Descriptors()
+		if err != nil {
+			return fmt.Errorf("%w: it can be taken over when it is there", err)
+		}
+		for _, fd := range own {
+			fds, files = append(fds, fd), append(files, linkFiles[side])
+		}
+	}
+	listener, ok := r.Control.(*net.UnixListener)
+	if ok && listener.Addr().String() == hello.Socket {
+		raw, err := listener.SyscallConn()
+		if err != nil {
+			return err
+		}
+		fd, err := copyOf(raw)
+		if err != nil {
+			return err
+		}
+		fds, files = append(fds, fd), append(files, forControl)
+	}
+	if err := p.sendAll(files, fds); err != nil {
+		return err
+	}
+	if err := p.await(stepFreeze, setUpWait); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), frozenWait)
+	defer cancel()
+	if resume, err = r.pause(ctx); err != nil {
+		resume = func() {}
+		return err
+	}
+	snapshot, err := r.snapshotFile()
+	if err != nil {
+		return err
+	}
+	fds = append(fds, snapshot)
+	if err := p.send(takeOverMessage{Files: []descriptorFor{forSnapshot}}, []int{snapshot}); err != nil {
+		return err
+	}
+	if err := p.await(stepTaken, frozenWait); err != nil {
+		return err
+	}
+	for _, l := range r.links {
+		if l != nil {
+			l.(handable).Release()
+		}
+	}
+	if ok {
+		listener.SetUnlinkOnClose(listener.Addr().String() != hello.Socket)
+	}
+	r.Dom0.Leave()
+	r.handedOver.Store(true)
+	_ = p.send(takeOverMessage{Step: stepReleased}, nil) // the next one goes by the connection's end as well
+	return nil
+}
+
+// Heritage is what a router has handed over so far. Whoever goes on with descriptors sets them to nil, or to -1.
+type Heritage struct {
+	Guests, Uplink, Host []int
+	Lock, Control        int // -1: none
+
+	p        *peer    // nil: it is from systemd's store
+	snapshot *os.File // from there; nil: there was none
+	stored   []string // names there
+}
+
+// Stored tells that the heritage is from systemd's store, and no router runs that goes on when it is not used.
+func (h *Heritage) Stored() bool { return h.p == nil }
+
+// TakeOver asks the router that answers on cfg's control socket to hand over; nil where none does. When the heritage has been used, Freeze and then
+// Taken have it end; Abandon has it go on.
+func TakeOver(ctx context.Context, cfg *config.Config) (*Heritage, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "unix", cfg.Control.Socket)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking the router that runs to hand over: %w", err)
+	}
+	h := &Heritage{Lock: -1, Control: -1, p: &peer{c: c.(*net.UnixConn)}}
+	if err := h.begin(cfg); err != nil {
+		h.Abandon(err)
+		if ended(err) { // by itself
+			return nil, nil
+		}
+		return nil, fmt.Errorf("taking over from the router that runs: %w", err)
+	}
+	return h, nil
+}
+
+func (h *Heritage) begin(cfg *config.Config) error {
+	_ = h.p.c.SetDeadline(time.Now().Add(setUpWait))
+	if _, err := io.WriteString(h.p.c, "POST /v1/takeover HTTP/1.1\r\nHost: udrouter\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		return err
+	}
+	// The router sends nothing more before it has the next message.
+	resp, err := http.ReadResponse(bufio.NewReader(h.p.c), nil)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		return fmt.Errorf("it answers %s: %s", resp.Status, why)
+	}
+	links := [stack.Host + 1]string{stack.Guests: cfg.Bridge.TAP, stack.UplinkSide: cfg.Uplink.Name}
+	if cfg.Host != nil {
+		links[stack.Host] = cfg.Host.Interface
+	}
+	if err := h.p.send(takeOverMessage{Version: takeOverVersion, Links: &links, Socket: cfg.Control.Socket}, nil); err != nil {
+		return err
+	}
+	for more := true; more; {
+		m, fds, err := h.p.receive(setUpWait)
+		if err == nil && len(fds) != len(m.Files) {
+			err = fmt.Errorf("%d descriptors came for %d names", len(fds), len(m.Files))
+		}
+		if err != nil {
+			stack.CloseAll(fds)
+			return err
+		}
+		for i, fd := range fds {
+			h.take(m.Files[i], fd)
+		}
+		more = m.More
+	}
+	if len(h.Guests) == 0 || len(h.Uplink) == 0 || (len(h.Host) > 0) != (cfg.Host != nil) || h.Lock < 0 {
+		return errors.New("descriptors are missing")
+	}
+	return nil
+}
+
+func (h *Heritage) take(what descriptorFor, fd int) {
+	switch what {
+	case forGuests:
+		h.Guests = append(h.Guests, fd)
+	case forUplink:
+		h.Uplink = append(h.Uplink, fd)
+	case forHost:
+		h.Host = append(h.Host, fd)
+	case forLock:
+		h.Lock = fd
+	case forControl:
+		h.Control = fd
+	default:
+		stack.CloseAll([]int{fd})
+	}
+}
+
+// Freeze has the router that runs stop, and returns what it knows; nil where it has ended by itself.
+func (h *Heritage) Freeze() (*os.File, error) {
+	if h.Stored() {
+		f := h.snapshot
+		h.snapshot = nil
+		return f, nil
+	}
+	if err := h.p.send(takeOverMessage{Step: stepFreeze}, nil); err != nil && !ended(err) {
+		return nil, err
+	}
+	m, fds, err := h.p.receive(2 * frozenWait)
+	switch {
+	case err == nil && len(fds) == 1 && len(m.Files) == 1 && m.Files[0] == forSnapshot:
+		return os.NewFile(uintptr(fds[0]), "snapshot"), nil
+	case err == nil:
+		err = errors.New("the router that runs sent no snapshot")
+	}
+	stack.CloseAll(fds)
+	if ended(err) {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// Taken tells the router that runs that everything is there, for it to end. After an error it goes on.
+func (h *Heritage) Taken() error {
+	defer h.close()
+	if h.Stored() {
+		return h.forget()
+	}
+	defer h.p.c.Close()
+	if err := h.p.send(takeOverMessage{Step: stepTaken}, nil); err != nil && !ended(err) {
+		return err
+	}
+	if err := h.p.await(stepReleased, 2*frozenWait); err != nil && !ended(err) {
+		return err
+	}
+	return nil
+}
+
+// Abandon closes what was not used, and has the router that runs go on.
+func (h *Heritage) Abandon(err error) {
+	if !h.Stored() {
+		_ = h.p.send(takeOverMessage{Error: err.Error()}, nil)
+		h.p.c.Close()
+	}
+	h.close()
+}
+
+// close closes what was not used.
+func (h *Heritage) close() {
+	for _, fds := range [][]int{h.Guests, h.Uplink, h.Host} {
+		stack.CloseAll(fds)
+	}
+	for _, fd := range []int{h.Lock, h.Control} {
+		if fd >= 0 {
+			stack.CloseAll([]int{fd})
+		}
+	}
+	h.Guests, h.Uplink, h.Host, h.Lock, h.Control = nil, nil, nil, -1, -1
+	if h.snapshot != nil {
+		h.snapshot.Close()
+	}
+}
+
+// ended tells whether an error means that the other process is no more: who only gives up says so first.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// Listener is the control socket that was handed over; nil where there is none. It takes the descriptor over.
+func (h *Heritage) Listener() (net.Listener, error) {
+	if h.Control < 0 {
+		return nil, nil
+	}
+	f := os.NewFile(uintptr(h.Control), "control socket")
+	h.Control = -1
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("taking the control socket over: %w", err)
+	}
+	return l, nil
+}

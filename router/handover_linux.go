@@ -1,0 +1,146 @@
+package router
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxMessage     = 64 << 10 // bytes
+	maxDescriptors = 128      // beside a message; the kernel takes 253 (SCM_MAX_FD)
+)
+
+// peer is the other side of a hand-over.
+type peer struct {
+	c *net.UnixConn
+}
+
+func (p *peer) send(m takeOverMessage, fds []int) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_ = p.c.SetWriteDeadline(time.Now().Add(frozenWait))
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err = p.c.WriteMsgUnix(append(b, '\n'), oob, nil)
+	return err
+}
+
+// sendAll sends descriptors in as many messages as it takes.
+func (p *peer) sendAll(files []descriptorFor, fds []int) error {
+	for len(files) > 0 {
+		n := min(len(files), maxDescriptors)
+		if err := p.send(takeOverMessage{Files: files[:n], More: n < len(files)}, fds[:n]); err != nil {
+			return err
+		}
+		files, fds = files[n:], fds[n:]
+	}
+	return nil
+}
+
+// receive waits for a message, and returns it with the descriptors beside it, which the caller closes, also after an error. Neither side sends another
+// message before the other has had its turn, but for those with More.
+func (p *peer) receive(wait time.Duration) (m takeOverMessage, fds []int, err error) {
+	_ = p.c.SetReadDeadline(time.Now().Add(wait))
+	line, oob, one := []byte(nil), make([]byte, unix.CmsgSpace(4*maxDescriptors)), make([]byte, 1)
+	for { // a byte at a time: what follows may have descriptors of its own
+		n, oobn, flags, _, err := p.c.ReadMsgUnix(one, oob)
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err == nil && flags&unix.MSG_CTRUNC != 0 {
+			err = errors.New("descriptors were lost")
+		}
+		if oobn > 0 {
+			got, e := rights(oob[:oobn])
+			fds = append(fds, got...)
+			err = errors.Join(err, e)
+		}
+		if err != nil {
+			return m, fds, err
+		}
+		if one[0] == '\n' {
+			break
+		}
+		if line = append(line, one[0]); len(line) > maxMessage || len(fds) > maxDescriptors {
+			return m, fds, errors.New("what came is no message")
+		}
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	if err := d.Decode(&m); err != nil {
+		return m, fds, fmt.Errorf("what came is no message: %w", err)
+	}
+	if m.Error != "" {
+		return m, fds, fmt.Errorf("the other process: %s", m.Error)
+	}
+	return m, fds, nil
+}
+
+// await waits for a step, beside which there are no descriptors.
+func (p *peer) await(step string, wait time.Duration) error {
+	m, fds, err := p.receive(wait)
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	if err == nil && m.Step != step {
+		err = fmt.Errorf("%q came instead of %q", m.Step, step)
+	}
+	return err
+}
+
+func rights(oob []byte) (fds []int, err error) {
+	list, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		got, err := unix.ParseUnixRights(&list[i])
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}
+
+// copyOf is a copy of a descriptor.
+func copyOf(raw syscall.RawConn) (fd int, err error) {
+	e := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(e, err)
+}
+
+// snapshotFile is a file without a name that has a snapshot, which the caller closes.
+func (r *Router) snapshotFile() (int, error) {
+	f, err := os.CreateTemp(r.StateDir, "snapshot-")
+	if err != nil {
+		return -1, fmt.Errorf("making the snapshot: %w", err)
+	}
+	defer f.Close()
+	if err := errors.Join(os.Remove(f.Name()), r.save(f)); err != nil {
+		return -1, fmt.Errorf("writing the snapshot: %w", err)
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	return copyOf(raw)
+}
+
+// bootTime is CLOCK_BOOTTIME in nanoseconds.
+func bootTime() int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // it has no error with a clock that exists
+	return ts.Nano()
+}
