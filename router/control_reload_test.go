@@ -143,16 +143,10 @@ func (s *sim) start(t testing.TB) {
 	})
 }
 
-// stuck is a link whose Write does not return for a while.
+// stuck is a link whose queues' Write does not return for a while.
 type stuck struct {
 	stack.Link
 	hold, held chan struct{}
-}
-
-func (l *stuck) Write(batch []*stack.Frame) {
-	l.held <- struct{}{}
-	<-l.hold
-	l.Link.Write(batch)
 }
 
 func (l *stuck) Queues() (list []stack.Queue) {
@@ -167,7 +161,11 @@ type stuckQueue struct {
 	l *stuck
 }
 
-func (q stuckQueue) Write(batch []*stack.Frame) { q.l.Write(batch) }
+func (q stuckQueue) Write(batch []*stack.Frame) {
+	q.l.held <- struct{}{}
+	<-q.l.hold
+	q.Queue.Write(batch)
+}
 
 // An idle router is alive; one whose worker is stuck in a system call is not, and a reload waits for it: when it returns, nothing goes by the old file.
 func TestAlive(t *testing.T) {

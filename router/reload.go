@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -198,7 +199,7 @@ func (wd *world) somebody() policy.MAC {
 	return m
 }
 
-// tell announces addresses that are new, and asks new guests, and those that have changed their place, whether they are there.
+// tell announces addresses and gateways that are new, and asks new guests, and those that have changed their place, whether they are there.
 func (r *Router) tell(was *world) {
 	wd := r.current.Load()
 	before := map[string]*policy.Guest{}
@@ -226,6 +227,9 @@ func (r *Router) tell(was *world) {
 	}
 	for chunk := range slices.Chunk(probes, batchLen) {
 		r.links[stack.Guests].Write(chunk)
+	}
+	if !slices.EqualFunc(was.gateways(), wd.gateways(), func(a, b *stack.Frame) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }) {
+		r.presence.announceGateways()
 	}
 }
 

@@ -404,6 +404,37 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
+// Guests are told at the start where their gateways are, and when a reload changes them, but not that an address of their own is elsewhere.
+func TestAnnounceGateways(t *testing.T) {
+	s := seed(t)
+	allNodesMAC := policy.MAC{0x33, 0x33, 0, 0, 0, 1}
+	want := [][]byte{
+		cases.ARP(policy.BroadcastMAC, s.RouterMAC, 1, s.RouterMAC, cases.Router4, policy.MAC{}, cases.Router4),
+		cases.NA(allNodesMAC, s.RouterMAC, cases.Router6, cases.AllNodes, cases.Router6, s.RouterMAC, policy.NARouter|policy.NAOverride),
+		cases.NA(allNodesMAC, s.RouterMAC, linkLocal1, cases.AllNodes, linkLocal1, s.RouterMAC, policy.NARouter|policy.NAOverride),
+	}
+	s.presence.announceGateways()
+	for i, timer := range []bool{false, false, true, true, true} {
+		s.links[stack.Guests].Take()
+		s.presence.work(timer)
+		got := s.links[stack.Guests].Take()
+		if i == 1 || i == 4 {
+			if len(got) != 0 {
+				t.Errorf("%d frames, too early or once too often", len(got))
+			}
+			continue
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%d frames, want %d", len(got), len(want))
+		}
+		for i := range got {
+			if !bytes.Equal(got[i].Frame, want[i]) {
+				t.Errorf("told %x, want %x", got[i].Frame, want[i])
+			}
+		}
+	}
+}
+
 // What the kernel changes is followed: its address, its default route, its MAC and index.
 func TestFollowKernel(t *testing.T) {
 	src := strings.NewReplacer("PROXY", "", `gateway4 = "192.0.1.1"`, ``, `gateway6 = "2001:db8:3:2::1"`, ``).Replace(seedFile)

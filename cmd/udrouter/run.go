@@ -31,15 +31,13 @@ import (
 const defaultState = "/run/udrouter"
 
 func runCommand() *cobra.Command {
-	var file, state, socket, profile, confinement string
-	var workers int
-	var offloads bool
-	var takeOver bool
+	var file, socket, profile, confinement string
+	var f runFlags
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if workers < 1 || workers > stack.MaxQueues {
-				return fmt.Errorf("--workers is %d: give 1 to %d", workers, stack.MaxQueues)
+			if f.workers < 1 || f.workers > stack.MaxQueues {
+				return fmt.Errorf("--workers is %d: give 1 to %d", f.workers, stack.MaxQueues)
 			}
 			if !slices.Contains(confinements, confinement) {
 				return fmt.Errorf("--confine is %q: give one of %s", confinement, strings.Join(confinements, ", "))
@@ -65,13 +63,13 @@ func runCommand() *cobra.Command {
 			}
 			var confined func() error
 			if confinement != confineOff {
-				o := confine.Options{Config: file, State: state, Socket: cfg.Control.Socket, Strict: confinement == confineStrict, Offload: offloads, Log: log}
+				o := confine.Options{Config: file, State: f.state, Socket: cfg.Control.Socket, Strict: confinement == confineStrict, Offload: f.offload, Log: log}
 				if profile != "" {
 					o.Read = []string{"/proc/self/maps"}
 				}
 				confined = func() error { return confine.Apply(o) }
 			}
-			run := func() error { return route(c.Context(), cfg, around, state, workers, takeOver, offloads, log, confined) }
+			run := func() error { return route(c.Context(), cfg, around, f, log, confined) }
 			if profile != "" {
 				return profiled(profile, run)
 			}
@@ -79,15 +77,23 @@ func runCommand() *cobra.Command {
 		},
 	}
 	configFlag(c, &file)
-	c.Flags().StringVar(&state, "state", defaultState, "directory for what a killed run leaves to be undone")
+	c.Flags().StringVar(&f.state, "state", defaultState, "directory for what a killed run leaves to be undone")
 	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
-	c.Flags().IntVar(&workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
+	c.Flags().IntVar(&f.workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
 	c.Flags().Lookup("workers").DefValue = "half of the processors" // manual pages are the same wherever they are made
 	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
-	c.Flags().BoolVar(&offloads, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
-	c.Flags().BoolVar(&takeOver, "takeover", false, "take over from the router that answers on the control socket, if one does, without loss: it ends")
+	c.Flags().BoolVar(&f.offload, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
+	c.Flags().BoolVar(&f.takeOver, "takeover", false, "take over from the router that answers on the control socket, if one does, without loss: it ends")
+	c.Flags().BoolVar(&f.pickUp, "pick-up", false, fmt.Sprintf("for %v let TCP connections go on that another router has forwarded, where the rules would admit them; so it is after kill -9 without this", router.PickUpTime))
 	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 	return c
+}
+
+// runFlags are those of route.
+type runFlags struct {
+	state                     string
+	workers                   int
+	takeOver, offload, pickUp bool
 }
 
 // What --confine takes.
@@ -112,7 +118,7 @@ func profiled(file string, do func() error) (err error) {
 // route opens everything, in an order in which nothing passes before it is guarded: the TAP joins the bridge only when the
 // kernel's guards are up, and nobody reads it before all is open. What was changed is put back in the opposite order.
 // confined, where it is not nil, is called in between: before the first packet is read.
-func route(ctx context.Context, cfg *config.Config, around *surroundings, state string, workers int, takeOver, offloads bool, log *slog.Logger, confined func() error) (err error) {
+func route(ctx context.Context, cfg *config.Config, around *surroundings, f runFlags, log *slog.Logger, confined func() error) (err error) {
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -126,18 +132,18 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		return err
 	}
 	h := heir{Heritage: router.FromStore()}
-	if takeOver && h.Heritage == nil {
+	if f.takeOver && h.Heritage == nil {
 		if h.Heritage, err = router.TakeOver(ctx, cfg); err != nil {
 			return err
 		}
 	}
-	defer func() { h.abandon(err) }()                    // before anything is put back, which stays the other router's
-	guard, err := h.acquire(state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
+	defer func() { h.abandon(err) }()                      // before anything is put back, which stays the other router's
+	guard, err := h.acquire(f.state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
 	if err != nil {
 		return err
 	}
 	closers = append(closers, guard.Close)
-	store, err := hotplug.Open(state)
+	store, err := hotplug.Open(f.state)
 	if err != nil {
 		return err
 	}
@@ -151,15 +157,15 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	o := router.Options{Config: cfg, Around: around, Hotplug: vifs{around.ports, guard}, Log: log, RouterMAC: routerMAC, GuestMTU: mtu,
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
 		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
-	tap, err := h.tap(cfg.Bridge.TAP, mtu, workers)
+	tap, err := h.tap(cfg.Bridge.TAP, mtu, f.workers)
 	if err != nil {
 		return err
 	}
 	closers = append(closers, tap.Close)
 	o.Guests = tap
-	if n := len(tap.Queues()); n < workers { // as many on the uplink, or a flow's two directions would have different workers
-		log.Warn("the TAP takes fewer queues than there are workers; delete it, or make it with multi_queue", "tap", cfg.Bridge.TAP, "queues", n, "workers", workers)
-		workers = n
+	if n := len(tap.Queues()); n < f.workers { // as many on the uplink, or a flow's two directions would have different workers
+		log.Warn("the TAP takes fewer queues than there are workers; delete it, or make it with multi_queue", "tap", cfg.Bridge.TAP, "queues", n, "workers", f.workers)
+		f.workers = n
 	}
 	if cfg.Host != nil {
 		tun, err := h.tun(cfg.Host.Interface, mtu)
@@ -169,18 +175,18 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 		closers = append(closers, tun.Close)
 		o.Host = tun
 	}
-	around.guard, around.spec = guard, func(cfg *config.Config) dom0.Spec { return dom0Spec(cfg, kernel, o.RouterMAC, mtu, state, log) }
+	around.guard, around.spec = guard, func(cfg *config.Config) dom0.Spec { return dom0Spec(cfg, kernel, o.RouterMAC, mtu, f.state, log) }
 	if err := guard.Start(around.spec(cfg)); err != nil {
 		return err
 	}
 	closers = append(closers, guard.Close) // first of all at the end: while TAP and TUN are there
-	uplink, err := h.uplink(cfg.Uplink.Name, workers)
+	uplink, err := h.uplink(cfg.Uplink.Name, f.workers)
 	if err != nil {
 		return err
 	}
 	closers = append(closers, uplink.Close)
 	o.Uplink = uplink
-	if offloads {
+	if f.offload {
 		if o.Tier, err = openTier(cfg, uplink); err != nil {
 			log.Warn("the kernel forwards nothing by itself; the router does", "error", err)
 		} else {
@@ -190,7 +196,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 	if o.Control, err = h.listen(cfg.Control); err != nil {
 		return err
 	}
-	o.Dom0, o.StateDir = guard, state
+	o.Dom0, o.StateDir = guard, f.state
 	closers = append(closers, func() error {
 		if err := o.Control.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
@@ -209,12 +215,12 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, state 
 			return fmt.Errorf("confining the process: %w; --confine=off goes without", err)
 		}
 	}
-	lost, err := h.inherit(r, guard.Recovered(), log)
+	lost, err := h.inherit(r, f.pickUp || guard.Recovered(), log)
 	if err != nil {
 		return err
 	}
 	if lost {
-		log.Info("connections whose flows are lost with the router before this one are picked up where the rules admit them", "for", router.PickUpTime)
+		log.Info("connections whose flows the router before this one has not left are picked up where the rules admit them", "for", router.PickUpTime)
 		r.PickUp()
 	}
 

@@ -75,10 +75,10 @@ func (h *heir) listen(c config.Control) (net.Listener, error) {
 	return h.Listener()
 }
 
-// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost, as it is with one that was killed.
-func (h *heir) inherit(r *router.Router, killed bool, log *slog.Logger) (lost bool, err error) {
+// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost; alone says so of one that does not run any more.
+func (h *heir) inherit(r *router.Router, alone bool, log *slog.Logger) (lost bool, err error) {
 	if h.Heritage == nil {
-		return killed, nil
+		return alone, nil
 	}
 	snapshot, err := h.Freeze()
 	if err != nil {
