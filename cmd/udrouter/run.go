@@ -38,6 +38,9 @@ func runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if takeOver && offloads {
+				return errors.New("--takeover goes without --offload")
+			}
 			if workers < 1 || workers > stack.MaxQueues {
 				return fmt.Errorf("--workers is %d: give 1 to %d", workers, stack.MaxQueues)
 			}
