@@ -74,7 +74,9 @@ func runCommand() *cobra.Command {
 				}
 				confined = func() error { return confine.Apply(o) }
 			}
-			run := func() error { return route(c.Context(), cfg, around, state, workers, takeOver, offloads, log, confined) }
+			run := func() error {
+				return route(c.Context(), cfg, around, state, workers, takeOver, offloads, log, confined)
+			}
 			if profile != "" {
 				return profiled(profile, run)
 			}
