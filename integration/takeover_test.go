@@ -30,7 +30,6 @@ func takeOver(t testing.TB, l *lab.Lab, p *lab.Proc, args ...string) *lab.Proc {
 type stream struct {
 	conn     net.Conn
 	sent     atomic.Uint64
-	lost     uint64
 	longest  time.Duration // between two that came
 	received atomic.Uint64
 	done     chan struct{}
