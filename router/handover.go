@@ -99,8 +99,8 @@ func (r *Router) linkNames() (names [stack.Host + 1]string) {
 
 // serveTakeOver answers POST /v1/takeover and tells whether another process has taken over.
 func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
-	if r.Dom0 == nil {
-		http.Error(w, "this router cannot hand over", http.StatusNotImplemented)
+	if err := r.cannotHandOver(); err != nil {
+		http.Error(w, err.Error(), http.StatusNotImplemented)
 		return false
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" { // it would start this one again, beside the next
@@ -133,6 +133,17 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 	return true
 }
 
+// cannotHandOver is why nobody can take over.
+func (r *Router) cannotHandOver() error {
+	switch {
+	case r.Dom0 == nil:
+		return errors.New("this router cannot hand over")
+	case r.Tier != nil: // what its kernel knows of flows has no way into the next one's
+		return errors.New("a router that has the kernel forward (--offload) cannot hand over: stop it and start the next one")
+	}
+	return nil
+}
+
 func (r *Router) handOver(p *peer) (err error) {
 	r.reloading.Lock() // the next one reads the file itself
 	defer r.reloading.Unlock()
@@ -154,8 +165,9 @@ func (r *Router) handOver(p *peer) (err error) {
 	defer func() {
 		stack.CloseAll(fds)
 		if err != nil { // as if nothing had been
+			err = errors.Join(err, r.Uplink.SetFilter(r.current.Load().filter()))
 			resume()
-			err = errors.Join(err, r.Dom0.Resume(), r.Uplink.SetFilter(r.current.Load().filter()))
+			err = errors.Join(err, r.Dom0.Resume())
 		}
 	}()
 	for side, l := range r.links {

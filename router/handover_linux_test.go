@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -144,7 +145,9 @@ func TestTakeOverFails(t *testing.T) {
 			}
 		}
 		conn.Close()
-		s.handing.Lock() // it is through
+		for !s.handing.TryLock() { // until it is through
+			runtime.Gosched()
+		}
 		s.handing.Unlock()
 		if c.holds {
 			held++

@@ -24,8 +24,8 @@ type worker struct {
 	side  stack.Side                           // where the packet at hand came from
 	out   [stack.Host + 1][]*stack.Frame       // what the batch has for each link
 	tally tally
-	hits  uint64                        // of the batch, see hit
-	asked atomic.Pointer[chan struct{}] // see comeRound
+	hits  uint64                   // of the batch, see hit
+	asked atomic.Pointer[question] // see comeRound
 	ended chan struct{}
 
 	// Of the batch and the packet at hand.

@@ -30,17 +30,23 @@ func (r *Router) settled(ctx context.Context) error {
 }
 
 // comeRound returns when each worker has begun another round. None of them does more for it than to look at one word a round.
-func (r *Router) comeRound(ctx context.Context) error {
+func (r *Router) comeRound(ctx context.Context) error { return r.ask(ctx, nil) }
+
+// question is what a worker answers when it begins a round: it closes came, and does not go on before open is closed, if there is one.
+type question struct{ came, open chan struct{} }
+
+// ask has each worker answer a question, see comeRound.
+func (r *Router) ask(ctx context.Context, open chan struct{}) error {
 	run := r.running.Load()
 	if run == nil {
 		return nil
 	}
 	r.asking.Lock()
 	defer r.asking.Unlock()
-	came := make([]chan struct{}, len(run.workers))
+	questions := make([]question, len(run.workers))
 	for i, w := range run.workers {
-		came[i] = make(chan struct{})
-		w.asked.Store(&came[i])
+		questions[i] = question{make(chan struct{}), open}
+		w.asked.Store(&questions[i])
 		for _, p := range w.ports {
 			p.queue.Waker().Wake()
 		}
@@ -48,7 +54,7 @@ func (r *Router) comeRound(ctx context.Context) error {
 	var errs []error
 	for i, w := range run.workers {
 		select {
-		case <-came[i]:
+		case <-questions[i].came:
 		case <-w.ended:
 		case <-ctx.Done():
 			errs = append(errs, fmt.Errorf("worker %d does not come round", i))
@@ -57,24 +63,22 @@ func (r *Router) comeRound(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// answer tells who has asked that the worker begins a round, and waits while the workers are paused.
+// answer tells who has asked that the worker begins a round, and waits as long as it shall.
 func (w *worker) answer() {
-	if c := w.asked.Load(); c != nil && w.asked.CompareAndSwap(c, nil) {
-		close(*c)
-	}
-	if open := w.gate.Load(); open != nil {
-		<-*open
+	if q := w.asked.Load(); q != nil && w.asked.CompareAndSwap(q, nil) {
+		close(q.came)
+		if q.open != nil {
+			<-q.open
+		}
 	}
 }
 
 // pause stops the workers between two batches, and those who send besides them, until resume is called, or Run ends.
 func (r *Router) pause(ctx context.Context) (resume func(), err error) {
 	open := make(chan struct{})
-	r.gate.Store(&open)
-	err = r.comeRound(ctx)
+	err = r.ask(ctx, open)
 	r.besides.Lock()
 	r.unpause = sync.OnceFunc(func() {
-		r.gate.Store(nil)
 		close(open)
 		r.besides.Unlock()
 	})

@@ -75,10 +75,9 @@ type Router struct {
 	rebuilding sync.Mutex
 	updating   sync.Mutex
 	running    atomic.Pointer[running]
-	asking     sync.Mutex                    // held by who waits for workers
-	besides    sync.RWMutex                  // see aside
-	gate       atomic.Pointer[chan struct{}] // see pause
-	unpause    func()
+	asking     sync.Mutex   // held by who waits for workers
+	besides    sync.RWMutex // see aside
+	unpause    func()       // see pause
 	handing    sync.Mutex   // held while another process takes over
 	handedOver atomic.Bool  // and has
 	keepUntil  atomic.Int64 // see Store

@@ -29,10 +29,10 @@ const storeWait = 5 * time.Second
 
 // keep has the router leave everything to the next process if it is told to end within keepTime.
 func (r *Router) keep() error {
-	switch {
-	case r.Dom0 == nil:
-		return errors.New("this router cannot hand over")
-	case os.Getenv("NOTIFY_SOCKET") == "":
+	if err := r.cannotHandOver(); err != nil {
+		return err
+	}
+	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return errors.New("this router is no service of systemd's: udrouter run --takeover takes over from it")
 	}
 	r.keepUntil.Store(int64(r.now() + keepTime))
