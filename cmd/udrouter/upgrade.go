@@ -20,8 +20,12 @@ func upgradeCommand() *cobra.Command {
 The configuration is checked first. Then the router that runs is asked to leave its links, flows and counters to the next one, and its
 unit is restarted. A router that is no service of systemd's goes on; start the next one by udrouter run --takeover.`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := load(file, c.ErrOrStderr()); err != nil {
+			cfg, err := load(file, c.ErrOrStderr())
+			if err != nil {
 				return err
+			}
+			if socket == "" {
+				socket = cfg.Control.Socket
 			}
 			code, body, err := tell(c.Context(), socket, http.MethodPost, "/v1/keep", 5*time.Second)
 			switch {
@@ -39,7 +43,7 @@ unit is restarted. A router that is no service of systemd's goes on; start the n
 		},
 	}
 	configFlag(c, &file)
-	c.Flags().StringVar(&socket, "socket", defaultSocket, "the router's control socket")
+	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
 	c.Flags().StringVar(&unit, "unit", "udrouter.service", "the unit that systemd restarts")
 	return c
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,9 +116,25 @@ func TestPackage(t *testing.T) {
 	if out := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter"); out == pid || out == "0" {
 		t.Errorf("after the upgrade its process is %s, it was %s", out, pid)
 	}
-	if out := h.run("udrouter", "status"); !strings.Contains(out, newer.version) {
-		t.Errorf("what runs after the upgrade says: %s", out)
+	var status struct {
+		Version string
+		Gap     float64 `json:"takeover_gap_s"`
 	}
+	must(t, json.Unmarshal([]byte(h.run("udrouter", "status", "--json")), &status))
+	if status.Version != newer.version || status.Gap == 0 {
+		t.Errorf("after the upgrade %+v runs, which has taken nothing over", status)
+	}
+	t.Logf("while the package was upgraded nobody forwarded for %v s", status.Gap)
+	h.forwards()
+
+	// What runs is not given up for a program that refuses its file.
+	pid = h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter")
+	h.write("/etc/udrouter/router.hcl", []byte("uplink {\n"))
+	h.install(deb)
+	if out := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter"); out != pid {
+		t.Errorf("an upgrade with a mistake in the file has replaced process %s by %s", pid, out)
+	}
+	h.configure()
 	h.forwards()
 
 	h.run("systemctl", "stop", "udrouter")
