@@ -72,10 +72,11 @@ func TestNeighbourFloods(t *testing.T) {
 	w.canary()
 }
 
-// byRouter is what a guest has been sent by the router since the last look: its bridge port says something of its own when it comes up.
+// byRouter is what a guest has been sent by the router since the last look, but for its word to all guests at the start of where their gateways are: its
+// bridge port says something of its own when it comes up.
 func (w *wire) byRouter(guest cases.Place) (frames [][]byte) {
 	for _, f := range w.take(guest) {
-		if policy.MAC(f[6:12]) == w.net.Router {
+		if policy.MAC(f[6:12]) == w.net.Router && f[0]&1 == 0 {
 			frames = append(frames, f)
 		}
 	}

@@ -27,7 +27,6 @@ type presence struct {
 	r     *Router
 	wake  chan struct{}
 	renew chan struct{} // the router needs another link-local address on the uplink
-	left  atomic.Int32  // announcements of the gateways to the guests, still to be sent
 }
 
 type guestPresence struct {
@@ -58,16 +57,6 @@ func (w *worker) appeared(g *policy.Guest) {
 // announce makes the task tell the upstream about a guest.
 func (s *presence) announce(g *guestState) {
 	g.left.Store(announceFor)
-	s.hurry()
-}
-
-// announceGateways makes the task tell the guests where their gateways are.
-func (s *presence) announceGateways() {
-	s.left.Store(announceFor)
-	s.hurry()
-}
-
-func (s *presence) hurry() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -196,27 +185,19 @@ func (s *presence) run(ctx context.Context, asked <-chan struct{}) error {
 func (s *presence) work(timer bool) {
 	wd, done := s.r.aside()
 	defer done()
-	if due(&s.left, timer) {
-		s.r.links[stack.Guests].Write(wd.gateways())
-	}
 	for i, p := range wd.states {
 		if timer {
 			p.expire(s.r.now())
 		}
-		if due(&p.left, timer) {
+		// A guest that has just appeared is announced at once, and then by the clock.
+		if left := p.left.Load(); left > 0 && (timer || left == announceFor) && p.left.CompareAndSwap(left, left-1) {
 			s.r.links[stack.UplinkSide].Write(s.r.announcements(wd, wd.Guests[i]))
 		}
 	}
 }
 
-// due tells whether one of so many announcements is to be sent now, and takes it off: the first at once, the others by the clock.
-func due(count *atomic.Int32, timer bool) bool {
-	left := count.Load()
-	return left > 0 && (timer || left == announceFor) && count.CompareAndSwap(left, left-1)
-}
-
 // gateways tell the guests where their gateways are now: until the router has run they may have been somebody else's, at another MAC, which guests keep
-// for as long as they get no answer from there. So say ARP announcements (RFC 5227 3) and unsolicited advertisements (RFC 4861 7.2.6).
+// for as long as they get no answer from there. So say ARP announcements (RFC 5227 3) and unsolicited advertisements (RFC 4861 7.2.6). Once: the bridge loses none.
 func (wd *world) gateways() []*stack.Frame {
 	list := map[netip.Addr]bool{linkLocal1: true}
 	for _, n := range wd.Networks {

@@ -228,8 +228,8 @@ func (r *Router) tell(was *world) {
 	for chunk := range slices.Chunk(probes, batchLen) {
 		r.links[stack.Guests].Write(chunk)
 	}
-	if !slices.EqualFunc(was.gateways(), wd.gateways(), func(a, b *stack.Frame) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }) {
-		r.presence.announceGateways()
+	if now := wd.gateways(); !slices.EqualFunc(was.gateways(), now, func(a, b *stack.Frame) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }) {
+		r.links[stack.Guests].Write(now)
 	}
 }
 

@@ -423,6 +423,12 @@ func TestReloadTells(t *testing.T) {
 	if n := len(s.frames(stack.Guests)) + len(s.frames(stack.UplinkSide)); n != 0 {
 		t.Errorf("%d frames about nothing new", n)
 	}
+	if err := s.reload(edit(`gateway  = "192.0.2.1"`, `gateway  = "192.0.2.3"`)); err != nil {
+		t.Fatal(err)
+	}
+	if told := s.frames(stack.Guests); len(told) != 3 || told[0].ARP.SPA != netip.MustParseAddr("192.0.2.3") {
+		t.Errorf("of another gateway the guests were told %+v", told)
+	}
 }
 
 // files are what a router is reloaded with in the tests below.

@@ -199,7 +199,7 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		r.log.Info("the router before this one was taken over from", "gap", time.Duration(r.gap.Load()))
 	}
 	r.detectDuplicate()
-	r.presence.announceGateways()
+	r.links[stack.Guests].Write(r.current.Load().gateways())
 	ready()
 	err := g.Wait()
 	r.netstack.Load().Close()
