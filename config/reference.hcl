@@ -251,7 +251,7 @@ test "guests send no mail" {
 control {
   # An absolute path of at most 107 bytes. Default: "/run/udrouter/control.sock".
   socket = "/run/udrouter/control.sock"
-  # The group that may use it; a member may change what the router does. Default: the process's own.
+  # The group that may use it; a member may ask, and only root may tell it something. Default: the process's own.
   #group = "adm"
 }
 

@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -164,6 +166,9 @@ func TestTakeOver(t *testing.T) {
 			}
 			must(t, p.Stop())
 			same(t, l, before)
+			if _, err := os.Lstat(p.Socket); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s is left: %v", p.Socket, err)
+			}
 		})
 	}
 }

@@ -237,6 +237,7 @@ type Heritage struct {
 	Lock, Control        int // -1: none
 
 	p        *peer    // nil: it is from systemd's store
+	listener *net.UnixListener
 	snapshot *os.File // from there; nil: there was none
 	stored   []string // names there
 }
@@ -350,6 +351,9 @@ func (h *Heritage) Freeze() (*os.File, error) {
 // Taken tells the router that runs that everything is there, for it to end. After an error it goes on.
 func (h *Heritage) Taken() error {
 	defer h.close()
+	if h.listener != nil {
+		defer h.listener.SetUnlinkOnClose(true) // from here on the path is this router's to remove
+	}
 	if h.Stored() {
 		return h.forget()
 	}
@@ -405,5 +409,6 @@ func (h *Heritage) Listener() (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking the control socket over: %w", err)
 	}
+	h.listener, _ = l.(*net.UnixListener)
 	return l, nil
 }

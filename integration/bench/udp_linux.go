@@ -369,15 +369,19 @@ func (s *stream) watch(ctx context.Context, d time.Duration) (float64, error) {
 	if err := wait(ctx, settle); err != nil {
 		return 0, err
 	}
-	before, err := s.link()
-	if err != nil {
-		return 0, err
-	}
 	if _, err := s.take(); err != nil {
 		return 0, err
 	}
 	start := time.Now()
+	before, err := s.link()
+	if err != nil {
+		return 0, err
+	}
 	if err := wait(ctx, d); err != nil {
+		return 0, err
+	}
+	after, err := s.link() // frames are counted from before the bytes are until after
+	if err != nil {
 		return 0, err
 	}
 	first, err := s.counts[0].take()
@@ -389,10 +393,6 @@ func (s *stream) watch(ctx context.Context, d time.Duration) (float64, error) {
 		return 0, err
 	}
 	took := time.Since(start)
-	after, err := s.link()
-	if err != nil {
-		return 0, err
-	}
 	// A router that joins datagrams would be counted too low.
 	if whole := float64(after.RxBytes-before.RxBytes) / float64(s.size); whole > 1.3*float64(first)+1000 {
 		return 0, fmt.Errorf("%d frames arrived, but bytes for %.0f: datagrams were joined", first, whole)

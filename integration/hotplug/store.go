@@ -41,7 +41,11 @@ func Open(stateDir string) (*Store, error) {
 	if err := os.MkdirAll(stateDir, 0o750); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
-	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err = os.Mkdir(s.dir, 0o700)
+	if err == nil {
+		err = own(s.dir, stateDir)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("making the directory of vifs: %w", err)
 	}
 	return s, nil
@@ -80,12 +84,27 @@ func (s *Store) Put(a config.Attachment) error {
 		if err := os.WriteFile(tmp, b, 0o600); err != nil {
 			return err
 		}
+		if err := own(tmp, s.dir); err != nil {
+			return err
+		}
 		return os.Rename(tmp, s.path(a.Vif))
 	})
 	if err != nil {
 		return fmt.Errorf("noting %s: %w", a.Vif, err)
 	}
 	return nil
+}
+
+// own gives what root has made to whom a directory belongs: the router's user, which may be another, has to read and remove it.
+func own(path, dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	return os.Lchown(path, int(st.Uid), int(st.Gid))
 }
 
 // Remove forgets a vif's attachment and tells whether there was one. One of another instance stays, where both are told: a vif of the name has come again.
@@ -143,6 +162,9 @@ func (s *Store) Load(interfaces func() (map[string]int, error)) (list []config.A
 			a, err := s.read(path)
 			switch {
 			case !strings.HasSuffix(e.Name(), suffix) || errors.Is(err, errStale):
+			case errors.Is(err, fs.ErrPermission):
+				damaged = append(damaged, fmt.Errorf("what hotplug said of a vif may not be read: %w; give %s to the router's user", err, s.dir))
+				continue
 			case err != nil:
 				damaged = append(damaged, fmt.Errorf("what hotplug said of a vif is lost: reading %s: %w", path, err))
 			case indexes[a.Vif] != a.Index || a.Index == 0:

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"udrouter/config"
 )
@@ -35,6 +36,23 @@ func load(t *testing.T, s *Store, interfaces map[string]int) (list []config.Atta
 	list, damaged, err := s.Load(func() (map[string]int, error) { return interfaces, nil })
 	must(t, err)
 	return list, damaged
+}
+
+// Scripts are root's, and the router may be another user, whose the state directory is then: what they note is that user's.
+func TestStoreIsTheRouters(t *testing.T) {
+	const user = 9999
+	dir := t.TempDir()
+	must(t, os.Chown(dir, user, user))
+	s, err := Open(dir)
+	must(t, err)
+	must(t, s.Put(config.Attachment{Vif: "vif7.0", Index: 7}))
+	for _, path := range []string{s.dir, s.path("vif7.0")} {
+		var st unix.Stat_t
+		must(t, unix.Lstat(path, &st))
+		if st.Uid != user || st.Gid != user {
+			t.Errorf("%s belongs to %d:%d", path, st.Uid, st.Gid)
+		}
+	}
 }
 
 // What was noted is there for another process, for as long as its interface is, and no longer.
