@@ -257,6 +257,32 @@ func TestVifRenumbered(t *testing.T) {
 	p.silent("another interface of the name", stranger)
 }
 
+// silentAlone sees to it, while no router runs, that nothing passes a guest's port.
+func (p *plugged) silentAlone(g *lab.Node) {
+	p.t.Helper()
+	sniffer, err := p.Guests[0].Sniff(p.Guests[0].Link, lab.SniffOptions{})
+	must(p.t, err)
+	defer sniffer.Close()
+	_, _ = g.Ping(expired(p.t), p.Guests[0].Addr4(), lab.PingOptions{})
+	ping(p.t, p.Guests[0].Node, p.Guests[1].Addr4()) // what the bridge passes as long as nobody locks
+	if n := sniffer.Count(func(f lab.Frame) bool { return bytes.Contains(f.Data, g.MAC[:]) }); n > 0 {
+		p.t.Errorf("past a locked port came %d frames", n)
+	}
+}
+
+// The end of the router does not open the ports that have joined for it: guests do not reach each other without one.
+func TestVifStaysLocked(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	web := p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77")
+	p.vif(0, "add", "--vif", "vif7.0", "--bridge", "xenbr0", "--mac", "00:16:3e:00:00:77", "--ip", "192.0.2.77", "--domain", "web-1")
+	ping(t, web, p.Internet.Addr4())
+	must(t, p.proc.Stop())
+	p.silentAlone(web)
+	p.start()
+	ping(t, web, p.Internet.Addr4())
+}
+
 // Without a router the port is locked and noted; the one that starts binds it, and one that starts again as well, if it is still there.
 func TestVifWithoutRouter(t *testing.T) {
 	p := plugLab(t)
@@ -265,14 +291,7 @@ func TestVifWithoutRouter(t *testing.T) {
 	for i, g := range []*lab.Node{web, other} {
 		contains(t, p.vif(0, "add", "--vif", g.Name(), "--bridge", "xenbr0", "--mac", g.MAC.String(), "--ip", g.Addr4().String(), "--domain", fmt.Sprint("web-", i)), "No router runs")
 	}
-	sniffer, err := p.Guests[0].Sniff(p.Guests[0].Link, lab.SniffOptions{})
-	must(t, err)
-	defer sniffer.Close()
-	_, _ = web.Ping(expired(t), p.Guests[0].Addr4(), lab.PingOptions{})
-	ping(t, p.Guests[0].Node, p.Guests[1].Addr4()) // what the bridge passes as long as nobody locks
-	if n := sniffer.Count(func(f lab.Frame) bool { return bytes.Contains(f.Data, web.MAC[:]) }); n > 0 {
-		t.Errorf("past a locked port came %d frames", n)
-	}
+	p.silentAlone(web)
 	p.start()
 	p.wantBound("at the start", "vif7.0=web-0", "vif8.0=web-1")
 	ping(t, web, p.Internet.Addr4())

@@ -37,6 +37,15 @@ var flags = []flag{
 // portFlags are a port's switches by name; one that the kernel does not know is missing.
 type portFlags map[string]uint8
 
+// lockedFlags are those of a port that no guest is bound to.
+func lockedFlags() portFlags {
+	locked := portFlags{}
+	for _, f := range flags {
+		locked[f.name] = f.stranger
+	}
+	return locked
+}
+
 // portForwarding is the state of a port through which frames pass (linux/if_bridge.h BR_STATE_FORWARDING).
 const portForwarding = 3
 

@@ -162,10 +162,7 @@ func (r *rtnl) lockPort(ns *netNS, l, b *link, joins bool, mtu int) error {
 			return wrap(err, "joining %s to %s", l.name, b.name)
 		}
 	}
-	locked := portFlags{}
-	for _, f := range flags {
-		locked[f.name] = f.stranger
-	}
+	locked := lockedFlags()
 	ports, _, err := r.ports(b.index)
 	if err != nil {
 		return err
