@@ -244,15 +244,17 @@ func (p *plan) uplinkNames() []string {
 	return names
 }
 
-// sideNames are what a guest's packets come from and go to in dom0's kernel: the bridge, dummy0, or its own vif.
+// sideNames are what a guest's packets come from and go to in dom0's kernel: the bridge, or its own vif. Where no bridge is known it may be each interface
+// on the guests' side.
 func (p *plan) sideNames(g *guest) (names []string) {
-	for _, i := range p.interfaces {
-		if p.onGuestSide(i.name) && !strings.HasPrefix(i.name, "vif") {
-			names = append(names, i.name)
-		}
-	}
 	if p.bridge != "" {
 		names = append(names, p.bridge)
+	} else {
+		for _, i := range p.interfaces {
+			if p.onGuestSide(i.name) && !strings.HasPrefix(i.name, "vif") {
+				names = append(names, i.name)
+			}
+		}
 	}
 	switch {
 	case g == nil:

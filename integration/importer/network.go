@@ -136,6 +136,9 @@ func (p *plan) onGuestSide(name string) bool {
 	if name == p.uplink || name == "" {
 		return false
 	}
+	if p.bridge != "" && name != p.bridge && !strings.HasPrefix(name, "dummy") && !strings.HasPrefix(name, "vif") {
+		return false // another bridge or network of dom0's is not the guests'
+	}
 	for _, begin := range []string{"dummy", "vif", "tap", "vnet", "veth", "virbr"} {
 		if strings.HasPrefix(name, begin) {
 			return true
