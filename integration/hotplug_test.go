@@ -194,6 +194,12 @@ func TestVifAddRemove(t *testing.T) {
 	}
 	ping(t, web, waits.Addr4())
 
+	path, err := p.ConfigPath()
+	must(t, err)
+	if findings, _ := consult(t, p.Lab, "-c", path, "--state", p.state, "--socket", p.proc.Socket); len(findings) > 0 {
+		t.Errorf("doctor finds fault with guests of hotplug: %v", findings)
+	}
+
 	// What is refused stays locked, and says why.
 	thief := p.guest("vif9.0", "00:16:3e:00:00:99", "192.0.2.78")
 	contains(t, p.vif(1, "add", "--vif", "vif9.0", "--bridge", "xenbr0", "--mac", "00:16:3e:00:00:99", "--ip", "192.0.2.77", "--domain", "web-2"), "Address used twice", `"web-1"`)
@@ -205,8 +211,6 @@ func TestVifAddRemove(t *testing.T) {
 	contains(t, out, "vif9.0", "refused", "vif7.0", "bound")
 
 	// The same by a file that has a template for it, once it is read.
-	path, err := p.ConfigPath()
-	must(t, err)
 	must(t, os.WriteFile(path, []byte(hotplugFile+"domu \"rest\" {\n  match  = \"any\"\n  policy = \"open\"\n}\n"), 0o600))
 	contains(t, p.vif(1, "add", "--vif", "vif9.0", "--mac", "00:16:3e:00:00:99", "--domain", "db", "--ip", "192.0.2.78"), "none with match is for domain")
 	_, err = p.proc.Post(testContext(t), "/v1/reload")

@@ -74,7 +74,7 @@ var checks = []check{
 	{"addresses", "dom0 holds guests' addresses, or addresses on the bridge, the TAP, a vif, or in the guests' networks (dummy0)", (*machine).checkAddresses},
 	{"bridge", "it is something else; down, or with multicast snooping or IPv6, beside a running router", (*machine).checkBridge},
 	{"mtu", "bridge, TAP and vifs differ in their MTU, or it is too small for IPv6", (*machine).checkMTU},
-	{"vifs", "a guest's vif is missing, down or not in the bridge; a port of the bridge is nobody's", (*machine).checkVifs},
+	{"vifs", "a guest's vif is missing, down or not in the bridge; a port of the bridge is nobody's, where the file leaves none to hotplug", (*machine).checkVifs},
 	{"guest-mac", "a guest uses another MAC than its domu block says", (*machine).checkGuestMACs},
 	{"filters", "others' nftables or iptables rules drop in the bridge or before it", (*machine).checkFilters},
 }

@@ -33,7 +33,7 @@ func (m *machine) checkVifs() (list []Finding) {
 			list = append(list, problem("ip link set dev "+d.Vif+" up", "%s of guest %q is down", d.Vif, d.Name))
 		}
 	}
-	if bridge == nil {
+	if bridge == nil || m.hotplugs() {
 		return list
 	}
 	for _, l := range m.links {
@@ -46,6 +46,11 @@ func (m *machine) checkVifs() (list []Finding) {
 		}
 	}
 	return list
+}
+
+// hotplugs tells whether the file leaves it to hotplug to name vifs: then "udrouter vif list" says whose a port is, and why a port is nobody's.
+func (m *machine) hotplugs() bool {
+	return len(m.Config.Templates) > 0 || slices.ContainsFunc(m.Config.Domus, func(d config.Domu) bool { return d.Vif == "" })
 }
 
 // checkGuestMACs looks at what the bridge has learned of guests before it was told to learn nothing.
