@@ -236,7 +236,7 @@ type Heritage struct {
 	Guests, Uplink, Host []int
 	Lock, Control        int // -1: none
 
-	p        *peer    // nil: it is from systemd's store
+	p        *peer // nil: it is from systemd's store
 	listener *net.UnixListener
 	snapshot *os.File // from there; nil: there was none
 	stored   []string // names there
