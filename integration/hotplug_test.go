@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -118,18 +116,7 @@ func (p *plugged) vif(wantStatus int, args ...string) string {
 	if args[1] != "list" {
 		args = append(args, "--state", p.state)
 	}
-	out, err := p.Dom0.Command(testContext(p.t), exe, args...).CombinedOutput()
-	status := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		status = exit.ExitCode()
-	} else if err != nil {
-		p.t.Fatal(err)
-	}
-	if status != wantStatus {
-		p.t.Errorf("udrouter %s ended with status %d, want %d\n%s", strings.Join(args, " "), status, wantStatus, out)
-	}
-	return string(out)
+	return ended(p.t, p.Dom0.Command(testContext(p.t), exe, args...), wantStatus)
 }
 
 // bound are the ports that the router says are bound, as "VIF=DOMU".

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -20,23 +19,8 @@ func TestConnectionsSurviveKill(t *testing.T) {
 	p := startRouter(t, l, "--state", state)
 	guest, x := l.Guests[0].Node, l.Internet
 	const port, size = 443, 32 << 20
-	var idle []*lab.Conn
 	var transfers errgroup.Group
-	for _, v6 := range []bool{false, true} {
-		for _, to := range []*lab.Node{guest, x} {
-			from, addr := x, to.Addr4()
-			if to == x {
-				from = guest
-			}
-			if v6 {
-				addr = to.Addr6()
-			}
-			c := openTCP(t, from, to, addr, port)
-			must(t, c.Check(testContext(t)))
-			idle = append(idle, c)
-			transfers.Go(func() error { return from.Transfer(testContext(t), netip.AddrPortFrom(addr, port), size) })
-		}
-	}
+	idle := everyWay(t, guest, x, port, size, &transfers)
 	must(t, lab.Await(testContext(t), "transfers under way", func() (bool, error) {
 		s, err := p.Status(testContext(t))
 		return err == nil && s.Flows.Active >= 8 && s.Domus[0].TxPackets > 500, err

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -82,15 +83,32 @@ func startRouter(t testing.TB, l *lab.Lab, args ...string) *lab.Proc {
 	t.Helper()
 	args = append([]string{"--confine=strict"}, args...)
 	p, err := l.StartRouter(testContext(t), exe, append(args, strings.Fields(os.Getenv(moreArgs))...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	showLog(t, p)
+	return p
+}
+
+// showLog shows a router's log when the test has failed.
+func showLog(t testing.TB, p *lab.Proc) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the router's log:\n%s", p.Log())
 		}
 	})
-	return p
+}
+
+// ended runs a command that is to end with a status, and returns what it says.
+func ended(t testing.TB, cmd *lab.Cmd, status int) string {
+	t.Helper()
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != status {
+		t.Errorf("%s ended with status %d, want %d\n%s", strings.Join(cmd.Args, " "), got, status, out)
+	}
+	return string(out)
 }
 
 func must(t testing.TB, err error) {

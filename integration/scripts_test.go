@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -85,18 +84,7 @@ func (p *plugged) run(wantStatus int, stdin, script string, env []string, args .
 	cmd := p.Dom0.Command(testContext(p.t), path, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "UDROUTER=" + exe, "UDROUTER_DEFAULTS=/dev/null", "UDROUTER_VIF_FLAGS=--state " + p.state + " --socket " + socket}, env...)
 	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	status := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		status = exit.ExitCode()
-	} else if err != nil {
-		p.t.Fatal(err)
-	}
-	if status != wantStatus {
-		p.t.Errorf("%s %v ended with status %d, want %d\n%s", script, args, status, wantStatus, out)
-	}
-	return string(out)
+	return ended(p.t, cmd, wantStatus)
 }
 
 // xen calls the hotplug script for a vif.

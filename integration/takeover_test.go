@@ -81,6 +81,21 @@ func (s *stream) send(ctx context.Context) error {
 	}
 }
 
+// everyWay opens connections between two nodes, of both families and directions, and has as many transfer so many bytes meanwhile.
+func everyWay(t *testing.T, a, b *lab.Node, port uint16, size int, transfers *errgroup.Group) (idle []*lab.Conn) {
+	t.Helper()
+	for _, ends := range [][2]*lab.Node{{a, b}, {b, a}} {
+		from, to := ends[0], ends[1]
+		for _, addr := range []netip.Addr{to.Addr4(), to.Addr6()} {
+			c := openTCP(t, from, to, addr, int(port))
+			must(t, c.Check(testContext(t)))
+			idle = append(idle, c)
+			transfers.Go(func() error { return from.Transfer(testContext(t), netip.AddrPortFrom(addr, port), size) })
+		}
+	}
+	return idle
+}
+
 // A new process takes over, several times in a row, while connections of both families and directions are busy or idle: all go on, no datagram is lost, the
 // counters go on, and in the end dom0 is as it was before the first.
 func TestTakeOver(t *testing.T) {
@@ -100,22 +115,7 @@ func TestTakeOver(t *testing.T) {
 			for _, s := range streams {
 				sending.Go(func() error { return s.send(ctx) })
 			}
-			var idle []*lab.Conn
-			for _, v6 := range []bool{false, true} {
-				for _, to := range []*lab.Node{guest, x} {
-					from, addr := x, to.Addr4()
-					if to == x {
-						from = guest
-					}
-					if v6 {
-						addr = to.Addr6()
-					}
-					c := openTCP(t, from, to, addr, port)
-					must(t, c.Check(testContext(t)))
-					idle = append(idle, c)
-					transfers.Go(func() error { return from.Transfer(testContext(t), netip.AddrPortFrom(addr, port), size) })
-				}
-			}
+			idle := everyWay(t, guest, x, port, size, &transfers)
 			stopped := regexp.MustCompile(`gap=(\S+)`)
 			for range times {
 				was := status(t, p)

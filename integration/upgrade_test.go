@@ -112,14 +112,8 @@ func (m *manager) start(t *testing.T, l *lab.Lab, args ...string) *lab.Proc {
 	for _, f := range files {
 		f.Close()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the router's log:\n%s", p.Log())
-		}
-	})
+	must(t, err)
+	showLog(t, p)
 	return p
 }
 

@@ -45,22 +45,20 @@ func runCommand() *cobra.Command {
 			if !slices.Contains(confinements, confinement) {
 				return fmt.Errorf("--confine is %q: give one of %s", confinement, strings.Join(confinements, ", "))
 			}
-			cfg, err := load(file, c.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			if socket != "" {
-				cfg.Control.Socket = socket
-			}
-			level := new(slog.LevelVar)
-			log := logger(c.ErrOrStderr(), cfg.Log, level)
-			around := &surroundings{level: level, log: log, load: func(w io.Writer) (*config.Config, []router.Diagnostic, error) {
+			read := func(w io.Writer) (*config.Config, []router.Diagnostic, error) { // now, and at each reload
 				cfg, list, err := loadAll(file, w)
 				if cfg != nil && socket != "" {
 					cfg.Control.Socket = socket
 				}
 				return cfg, list, err
-			}}
+			}
+			cfg, _, err := read(c.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			level := new(slog.LevelVar)
+			log := logger(c.ErrOrStderr(), cfg.Log, level)
+			around := &surroundings{level: level, log: log, load: read}
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)
 			}
