@@ -136,15 +136,15 @@ func (p *plan) onGuestSide(name string) bool {
 	if name == p.uplink || name == "" {
 		return false
 	}
-	if p.bridge != "" && name != p.bridge && !strings.HasPrefix(name, "dummy") && !strings.HasPrefix(name, "vif") {
-		return false // another bridge or network of dom0's is not the guests'
+	begins := func(list ...string) bool {
+		return slices.ContainsFunc(list, func(begin string) bool { return strings.HasPrefix(name, begin) })
 	}
-	for _, begin := range []string{"dummy", "vif", "tap", "vnet", "veth", "virbr"} {
-		if strings.HasPrefix(name, begin) {
-			return true
-		}
-	}
-	if name == p.bridge {
+	switch {
+	case name == p.bridge, begins("dummy", "vif"):
+		return true
+	case p.bridge != "": // another bridge or network of dom0's is not the guests'
+		return false
+	case begins("tap", "vnet", "veth", "virbr"):
 		return true
 	}
 	i := p.existing(name)
