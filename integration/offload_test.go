@@ -87,6 +87,25 @@ func TestOffload(t *testing.T) {
 			}
 		}
 	})
+	t.Run("echo", func(t *testing.T) {
+		for _, ends := range [][2]*lab.Node{{guest, x}, {x, guest}} {
+			for _, a := range []netip.Addr{ends[1].Addr4(), ends[1].Addr6()} {
+				before := status(t, p)
+				ping, err := ends[0].Pinger(testContext(t), a)
+				must(t, err)
+				const n = 20
+				for range n {
+					_, err := ping.Ping(timeout)
+					must(t, err)
+				}
+				ping.Close()
+				after := status(t, p)
+				if hits := after.Flows.OffloadHits - before.Flows.OffloadHits; hits != 2*n-16 && hits != 2*n-17 {
+					t.Errorf("from %s to %v: the kernel has forwarded %d packets of %d", ends[0].Addr4(), a, hits, 2*n)
+				}
+			}
+		}
+	})
 	if s := status(t, p); s.ForeignMAC != 0 || len(macs.Foreign()) != 0 {
 		t.Errorf("foreign MACs: %d, %v", s.ForeignMAC, macs.Foreign())
 	}

@@ -67,7 +67,7 @@ func (p *Packet) FlowKey() (key FlowKey, reversed, ok bool) {
 }
 
 func (p *Packet) isEchoReply() bool {
-	return p.IsIPv4() && p.Proto == ProtoICMP && p.ICMPType == 0 || p.IsIPv6() && p.Proto == ProtoICMPv6 && p.ICMPType == 129
+	return p.L4 != 0 && (p.IsIPv4() && p.Proto == ProtoICMP && p.ICMPType == 0 || p.IsIPv6() && p.Proto == ProtoICMPv6 && p.ICMPType == 129)
 }
 
 // FlowState is how far a flow has come.

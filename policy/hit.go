@@ -10,10 +10,22 @@ import (
 // forwarder's generation stands for: bindings, policy, addresses and routes. What depends on the packet itself is either looked at by Hit, or is the
 // forwarder's to look at: MACs, TTL, size, and that it is Plain.
 
-// Plain tells whether a packet is like every other of its flow to the guards: TCP, or UDP but DHCP, whole, without IPv4 options and IPv6 extension headers.
+// Plain tells whether a packet is like every other of its flow to the guards: TCP, UDP but DHCP, or echo, whole, without IPv4 options and IPv6 extension
+// headers.
 func (p *Packet) Plain() bool {
-	if p.Fragment || p.Proto != ProtoTCP && p.Proto != ProtoUDP || p.Proto == ProtoUDP && p.mayBeDHCP() {
+	if p.Fragment {
 		return false
+	}
+	switch p.Proto {
+	case ProtoTCP:
+	case ProtoUDP:
+		if p.mayBeDHCP() {
+			return false
+		}
+	default:
+		if !p.IsEchoRequest() && !p.isEchoReply() {
+			return false
+		}
 	}
 	return p.IsIPv4() && p.L4 == EthernetLen+IPv4Len || p.IsIPv6() && p.L4 == EthernetLen+IPv6Len
 }

@@ -28,7 +28,8 @@ type Tier interface {
 type OffloadFlow struct {
 	Guest        *Guest
 	Proto        uint8
-	Inner, Outer netip.AddrPort // the guest's end, and the other on the uplink
+	Inner, Outer netip.AddrPort // the guest's end, and the other on the uplink; of echo the port is its identifier
+	Opener       Direction      // in which its first packet went
 	Next         [2]NextHop
 	Generation   uint32         // of the ways
 	Unused       time.Duration  // since its last packet
@@ -78,8 +79,8 @@ func (t *FlowTable) offer(f *Flow, g *Guest, now time.Duration) {
 	if f.way(0) == Ingress {
 		inner, outer = outer, inner
 	}
-	o := OffloadFlow{Guest: g, Proto: f.Key.Proto, Inner: inner, Outer: outer, Generation: f.Generation, Unused: now - f.used, Idle: f.queue.idle(),
-		Window: f.windows()}
+	o := OffloadFlow{Guest: g, Proto: f.Key.Proto, Inner: inner, Outer: outer, Opener: f.way(0), Generation: f.Generation, Unused: now - f.used,
+		Idle: f.queue.idle(), Window: f.windows()}
 	for dir, next := range f.next {
 		o.Next[f.way(dir)] = next
 	}
@@ -95,7 +96,13 @@ func (f *Flow) offloadable() bool {
 
 // settled tells whether in a state a packet changes nothing but windows.
 func (f *Flow) settled(s FlowState) bool {
-	return s == TCPEstablished || s == FlowReplied && f.Key.Proto == ProtoUDP
+	switch f.Key.Proto {
+	case ProtoTCP:
+		return s == TCPEstablished
+	case ProtoUDP, ProtoICMP, ProtoICMPv6:
+		return s == FlowReplied
+	}
+	return false
 }
 
 // way is a direction of a flow as its guest sees it, the other end being the uplink.

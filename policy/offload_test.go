@@ -73,9 +73,15 @@ func newTiered(t *testing.T, proto uint8, mode Mode, limits Limits) *tiered {
 
 func (w *tiered) packet(t *testing.T, way Direction, flags byte, seq, ack uint32) *Packet {
 	l4 := make([]byte, 8)
-	if w.proto == ProtoTCP {
+	switch w.proto {
+	case ProtoTCP:
 		l4 = tcpBytes(flags, seq, ack, 1000, 0)
-	} else {
+	case ProtoICMP:
+		if way == Egress {
+			l4[0] = 8
+		}
+		binary.BigEndian.PutUint16(l4[4:], tieredInner.Port())
+	default:
 		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
 	}
 	return flowEnds{tieredInner, tieredOuter}.packet(t, way == Ingress, w.proto, l4)
@@ -140,6 +146,8 @@ func TestOffered(t *testing.T) {
 	}{
 		{"TCP", ProtoTCP, Enforce, Limits{}, ZoneUplink, 10, 1},
 		{"UDP", ProtoUDP, Enforce, Limits{}, ZoneUplink, 10, 1},
+		{"echo", ProtoICMP, Enforce, Limits{}, ZoneUplink, 10, 1},
+		{"UDP-Lite", ProtoUDPLite, Enforce, Limits{}, ZoneUplink, 0, 0},
 		{"limits for new flows", ProtoTCP, Enforce, Limits{NewFlows: 100, Flows: 10}, ZoneUplink, 10, 1},
 		{"short", ProtoTCP, Enforce, Limits{}, ZoneUplink, 5, 0},
 		{"a limit for packets", ProtoTCP, Enforce, Limits{Packets: 1000}, ZoneUplink, 10, 0},
@@ -155,7 +163,11 @@ func TestOffered(t *testing.T) {
 				t.Errorf("%d flows are offered", len(w.flows))
 			}
 			for _, f := range w.flows {
-				if f.Inner != tieredInner || f.Outer != tieredOuter || f.Next != [2]NextHop{{1}, {2}} || f.Generation != 1 || f.Guest != tieredGuest {
+				outer := tieredOuter
+				if c.proto == ProtoICMP {
+					outer = netip.AddrPortFrom(outer.Addr(), tieredInner.Port())
+				}
+				if f.Inner != tieredInner || f.Outer != outer || f.Next != [2]NextHop{{1}, {2}} || f.Generation != 1 || f.Guest != tieredGuest {
 					t.Errorf("%+v", f)
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,7 +86,7 @@ func newSim(t testing.TB, cfg *config.Config, k stack.Kernel) *sim {
 
 // learn makes the gateways' MACs known, as their answers would.
 func (s *sim) learn() {
-	for a := range s.current.Load().Upstream {
+	for _, a := range slices.SortedFunc(maps.Keys(s.current.Load().Upstream), netip.Addr.Compare) {
 		s.neighbours.event(stack.NeighbourEvent{Addr: a, MAC: gatewayMAC})
 	}
 }

@@ -35,7 +35,7 @@ func (k talk) opened(s *sim, in bool) (sides []stack.Side, frames [][]byte) {
 				m = [2]policy.MAC{s.RouterMAC, cases.MAC2}
 			}
 		}
-		sides, frames = append(sides, from), append(frames, timed(k.kind, m, src, dst, back, flags, seq, acked, n))
+		sides, frames = append(sides, from), append(frames, timed(k.kind, m, src, dst, answer, flags, seq, acked, n))
 	}
 	if k.kind == "tcp" {
 		add(false, 2, 999, 0, 0)
@@ -344,7 +344,7 @@ func hitWorkers(t *testing.T, s *sim) {
 	var left uint64
 	for _, side := range []stack.Side{stack.UplinkSide, stack.Host} {
 		for _, p := range s.frames(side) {
-			if p.Proto == policy.ProtoTCP || p.Proto == policy.ProtoUDP {
+			if p.Proto == policy.ProtoTCP || p.Proto == policy.ProtoUDP || p.Plain() {
 				left++
 			}
 		}

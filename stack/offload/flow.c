@@ -16,12 +16,12 @@ enum { EGRESS, INGRESS }; // policy.Direction: from the guest, to it
 
 enum { FLOWS = 1, NEIGHBOURS = 1 }; // the loader knows how many
 
-// key names a flow, ports in network byte order. Of IPv4 addresses the first four bytes are used.
+// key names a flow, ports in network byte order. Of IPv4 addresses the first four bytes are used. Of echo (RFC 792, RFC 4443 4), both ports are the
+// identifier, and opener is the direction of requests.
 struct key {
 	__u32 guest[4], other[4];
 	__u16 guest_port, other_port;
-	__u8 proto, family;
-	__u16 zero;
+	__u8 proto, family, opener, zero;
 };
 
 // side is policy.TCPWindow: of one end of a connection. All but shift only grow.
@@ -116,6 +116,11 @@ struct udp {
 	__u16 src, dst, length, checksum;
 };
 
+struct echo {
+	__u8 type, code;
+	__u16 checksum, id, seq;
+};
+
 struct tcp {
 	__u16 src, dst;
 	__u32 seq, ack;
@@ -134,6 +139,7 @@ struct packet {
 	union {
 		struct udp udp;
 		struct tcp tcp;
+		struct echo echo;
 	};
 	__u32 end; // TCP: the sequence number behind it
 	__u64 next; // the neighbour's MAC as in struct neighbour
@@ -177,7 +183,7 @@ INLINE int read_ipv4(struct __sk_buff *skb, struct packet *p, struct key *k, int
 	return sizeof(struct ipv4);
 }
 
-// read_ipv6 takes an IPv6 header whose length is the frame's. What follows it is TCP or UDP, or not for here.
+// read_ipv6 takes an IPv6 header whose length is the frame's. What follows it is TCP, UDP or echo, or not for here.
 INLINE int read_ipv6(struct __sk_buff *skb, struct packet *p, struct key *k, int dir)
 {
 	enum { REST = sizeof(struct ipv6) - sizeof(struct ipv4) };
@@ -210,6 +216,33 @@ INLINE struct flow *find(const struct key *k)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] ? f : 0;
 }
 
+// checksum_at is where in the transport header a partial checksum may be; ICMP of IPv4 has none.
+INLINE __u32 checksum_at(const struct key *k)
+{
+	switch (k->proto) {
+	case PROTO_TCP:
+		return 16;
+	case PROTO_UDP:
+		return 6;
+	case PROTO_ICMPV6:
+		return 2;
+	}
+	return ~0;
+}
+
+// read_echo is policy.Packet.FlowKey of an echo request or a reply.
+INLINE int read_echo(struct packet *p, struct key *k, int dir)
+{
+	enum { REPLY = 0, REQUEST = 8, REPLY6 = 129, REQUEST6 = 128 };
+	int reply = p->echo.type == (k->family == 4 ? REPLY : REPLY6);
+
+	if (k->proto != (k->family == 4 ? PROTO_ICMP : PROTO_ICMPV6) || (!reply && p->echo.type != (k->family == 4 ? REQUEST : REQUEST6)))
+		return 0;
+	k->guest_port = k->other_port = p->echo.id;
+	k->opener = reply ? 1 - dir : dir;
+	return 1;
+}
+
 // fits is policy.Packet.checkOffload, and that the largest frame that leaves is at most as long as the MTU. header is all headers' length from the
 // IP header on.
 INLINE int fits(struct __sk_buff *ctx, const struct key *k, __u32 l4, __u32 header, __u32 mtu)
@@ -219,7 +252,7 @@ INLINE int fits(struct __sk_buff *ctx, const struct key *k, __u32 l4, __u32 head
 	__u32 length = ctx->len - ETHER_LEN, size = ctx->gso_size, type;
 	int partial = ip_summed(skb) == CHECKSUM_PARTIAL;
 
-	if (partial && ((__u16)(skb->csum_start - skb->mac_header) != ETHER_LEN + l4 || skb->csum_offset != (k->proto == PROTO_TCP ? 16 : 6)))
+	if (partial && ((__u16)(skb->csum_start - skb->mac_header) != ETHER_LEN + l4 || skb->csum_offset != checksum_at(k)))
 		return 0;
 	if (!size)
 		return length <= mtu;
@@ -228,7 +261,7 @@ INLINE int fits(struct __sk_buff *ctx, const struct key *k, __u32 l4, __u32 head
 	type = gso_type(skb);
 	if (k->proto == PROTO_UDP)
 		return (type & ~SKB_GSO_DODGY) == SKB_GSO_UDP_L4 && length - header <= MAX_UDP_SEGMENTS * size;
-	return (type & ~SKB_GSO_HARMLESS) == (k->family == 4 ? SKB_GSO_TCPV4 : SKB_GSO_TCPV6);
+	return k->proto == PROTO_TCP && (type & ~SKB_GSO_HARMLESS) == (k->family == 4 ? SKB_GSO_TCPV4 : SKB_GSO_TCPV6);
 }
 
 // plausible is policy's window check of a segment that neither opens nor ends anything. Each word was its connection's at some time while this ran; that
@@ -285,11 +318,15 @@ INLINE struct flow *decide(struct __sk_buff *skb, struct packet *p, int dir)
 		if (header < l4 + sizeof(struct tcp) || ETHER_LEN + header > skb->len)
 			return 0;
 	} else {
-		return 0;
+		header = l4 + sizeof(struct echo);
+		if (bpf_skb_load_bytes(skb, ETHER_LEN + l4, &p->echo, sizeof(struct echo)) || !read_echo(p, &k, dir))
+			return 0;
 	}
 	payload = skb->len - ETHER_LEN - header;
-	k.guest_port = dir == EGRESS ? p->udp.src : p->udp.dst;
-	k.other_port = dir == EGRESS ? p->udp.dst : p->udp.src;
+	if (k.proto == PROTO_TCP || k.proto == PROTO_UDP) {
+		k.guest_port = dir == EGRESS ? p->udp.src : p->udp.dst;
+		k.other_port = dir == EGRESS ? p->udp.dst : p->udp.src;
+	}
 	f = find(&k);
 	if (!f || ONCE(f->generation) != generation || (dir == EGRESS && !same_mac(p->src, f->mac)))
 		return 0;

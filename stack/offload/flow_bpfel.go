@@ -45,7 +45,8 @@ type flowKey struct {
 	OtherPort uint16
 	Proto     uint8
 	Family    uint8
-	Zero      uint16
+	Opener    uint8
+	Zero      uint8
 }
 
 type flowNeighbour struct {

@@ -23,7 +23,7 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __attribute__((secti
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
 enum { PACKET_OUTGOING = 4 };
 enum { ETHER_LEN = 14, ETHER_IPV4 = 0x0800, ETHER_IPV6 = 0x86dd };
-enum { PROTO_TCP = 6, PROTO_UDP = 17 };
+enum { PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17, PROTO_ICMPV6 = 58 };
 
 #define RELOCATED __attribute__((preserve_access_index))
 

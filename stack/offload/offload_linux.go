@@ -318,6 +318,9 @@ func key(o *policy.OffloadFlow) (k flowKey) {
 		k.Family = 6
 	}
 	k.GuestPort, k.OtherPort = swap(o.Inner.Port()), swap(o.Outer.Port())
+	if o.Proto == policy.ProtoICMP || o.Proto == policy.ProtoICMPv6 {
+		k.Opener = uint8(o.Opener)
+	}
 	k.Guest, k.Other = address(o.Inner.Addr()), address(o.Outer.Addr())
 	return k
 }
