@@ -92,16 +92,17 @@ func (f *Flow) valid() bool {
 	return k.Proto == ProtoTCP && f.tcp.state() == f.State && f.tcp.again.scale <= largestScale || k.Proto != ProtoTCP && f.tcp == tcpConn{}
 }
 
-// Save calls f with each flow that has not expired, in the order in which those of one idle time were used, for Adopt to find them so. f runs under the
-// lock: it must not call the table.
+// Save calls f with each flow that has not expired, in the order in which those of one idle time were used, for Adopt to find them so. What a tier has is
+// taken back before. f runs under the lock: it must not call the table.
 func (t *FlowTable) Save(now time.Duration, f func(*Flow)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now = t.clock(now)
 	for q := range t.queues {
 		for i := t.queues[q].oldest; i != 0; i = t.at(i).newer {
-			if e := t.at(i); !e.expired(now) {
-				f(e)
+			if !t.expired(i, now) {
+				t.withdraw(i)
+				f(t.at(i))
 			}
 		}
 	}

@@ -269,6 +269,7 @@ func TestTierWithdraws(t *testing.T) {
 			v := w.engine.Decide(w.packet(t, Egress, tcpACK, 1000, 2000), End{ZoneGuest, tieredGuest}, w.other, w.now)
 			w.engine.Remember(&v, NextHop{9}, 1)
 		}, false},
+		{"saved", func(w *tiered) { w.engine.Flows(tieredGuest).Save(w.now, func(*Flow) {}) }, false},
 		{"forgotten", func(w *tiered) { w.engine.Forget() }, true},
 		{"the guest is gone", func(w *tiered) { w.engine.Flows(tieredGuest).Close() }, true},
 	} {

@@ -135,11 +135,8 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 
 // cannotHandOver is why nobody can take over.
 func (r *Router) cannotHandOver() error {
-	switch {
-	case r.Dom0 == nil:
+	if r.Dom0 == nil {
 		return errors.New("this router cannot hand over")
-	case r.Tier != nil: // what its kernel knows of flows has no way into the next one's
-		return errors.New("a router that has the kernel forward (--offload) cannot hand over: stop it and start the next one")
 	}
 	return nil
 }
@@ -161,15 +158,19 @@ func (r *Router) handOver(p *peer) (err error) {
 		return err
 	}
 	fds, files := []int{lock}, []descriptorFor{forLock}
+	suspended := r.suspendOffload()
 	resume := func() {}
 	defer func() {
 		stack.CloseAll(fds)
 		if err != nil { // as if nothing had been
 			err = errors.Join(err, r.Uplink.SetFilter(r.current.Load().filter()))
 			resume()
-			err = errors.Join(err, r.Dom0.Resume())
+			err = errors.Join(err, r.resumeOffload(), r.Dom0.Resume())
 		}
 	}()
+	if suspended != nil {
+		return suspended
+	}
 	for side, l := range r.links {
 		if l == nil {
 			continue

@@ -33,9 +33,35 @@ func (r *Router) stopOffload() {
 	}
 }
 
-// follow has the kernel forward by a world. Where it cannot, the router does all by itself.
-func (r *Router) follow(w *world) {
+// suspendOffload has the router get everything and forward it by itself, also what it would leave to the kernel, so that another may take over.
+func (r *Router) suspendOffload() error {
 	if r.Tier == nil {
+		return nil
+	}
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	r.suspended = true
+	r.stopOffload() // first, or a packet is forwarded twice
+	return r.Uplink.SetScreen(nil)
+}
+
+func (r *Router) resumeOffload() error {
+	if r.Tier == nil {
+		return nil
+	}
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	r.suspended = false
+	err := r.Uplink.SetScreen(r.Tier)
+	if err == nil {
+		r.follow(r.current.Load())
+	}
+	return err
+}
+
+// follow has the kernel forward by a world, unless it is suspended; r.updating is held, but in New. Where it cannot, the router does all by itself.
+func (r *Router) follow(w *world) {
+	if r.Tier == nil || r.suspended {
 		return
 	}
 	to := offload.World{Generation: w.generation, MTU: w.leastMTU, Uplink: w.kernel.Uplink.Index, RouterMAC: w.RouterMAC, UplinkMAC: w.UplinkMAC}
@@ -70,14 +96,42 @@ func (s *neighbours) inUse(n *neighbour) bool {
 	return n.used.Load()
 }
 
+// offloaded is what the kernel has forwarded, by its guest's side, and in all.
+func (r *Router) offloaded() (guests map[policy.Side]offload.Counters, all offload.Counters) {
+	if r.Tier == nil {
+		return nil, all
+	}
+	guests = r.Tier.Guests()
+	for _, c := range guests {
+		for way := range all.Packets {
+			all.Packets[way] += c.Packets[way]
+			all.Bytes[way] += c.Bytes[way]
+		}
+	}
+	return guests, all
+}
+
+// passed is what of that was received by and sent to a link: packets and bytes of the one, and of the other.
+func (r *Router) passed(link string, all offload.Counters) [4]uint64 {
+	in, out := policy.Egress, policy.Ingress
+	switch link {
+	case r.Guests.Name():
+	case r.Uplink.Name():
+		in, out = out, in
+	default:
+		return [4]uint64{}
+	}
+	return [4]uint64{all.Packets[in], all.Bytes[in], all.Packets[out], all.Bytes[out]}
+}
+
 // addOffloaded adds to a status what the kernel has forwarded.
 func (r *Router) addOffloaded(s *Status) {
+	guests, all := r.offloaded()
+	s.Flows.OffloadHits = r.offloadedBefore.Load() + all.Packets[policy.Egress] + all.Packets[policy.Ingress]
 	if r.Tier == nil {
 		return
 	}
 	s.Flows.Offloaded, _ = r.Tier.Flows()
-	var all offload.Counters
-	guests := r.Tier.Guests()
 	for i, g := range r.current.Load().Guests {
 		if i >= len(s.Domus) || s.Domus[i].Name != g.Name { // reloaded just now
 			break
@@ -87,23 +141,13 @@ func (r *Router) addOffloaded(s *Status) {
 		d.TxBytes += c.Bytes[policy.Egress]
 		d.RxPackets += c.Packets[policy.Ingress]
 		d.RxBytes += c.Bytes[policy.Ingress]
-		for w := range all.Packets {
-			all.Packets[w] += c.Packets[w]
-			all.Bytes[w] += c.Bytes[w]
-		}
 	}
-	s.Flows.OffloadHits = all.Packets[policy.Egress] + all.Packets[policy.Ingress]
 	for i := range s.Links {
-		in, out := policy.Egress, policy.Ingress
-		switch l := &s.Links[i]; l.Name {
-		case r.Uplink.Name():
-			in, out = out, in
-			fallthrough
-		case r.Guests.Name():
-			l.RxPackets += all.Packets[in]
-			l.RxBytes += all.Bytes[in]
-			l.TxPackets += all.Packets[out]
-			l.TxBytes += all.Bytes[out]
-		}
+		l := &s.Links[i]
+		p := r.passed(l.Name, all)
+		l.RxPackets += p[0]
+		l.RxBytes += p[1]
+		l.TxPackets += p[2]
+		l.TxBytes += p[3]
 	}
 }

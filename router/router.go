@@ -26,6 +26,7 @@ type UplinkLink interface {
 	stack.Link
 	SetMAC(policy.MAC)
 	SetFilter(stack.Filter) error
+	SetScreen(stack.Screen) error
 	Rebind()
 }
 
@@ -89,7 +90,10 @@ type Router struct {
 	lastReload atomic.Pointer[ReloadStatus]
 	longWay    bool          // no packet takes the short way, for tests to compare
 	hits       atomic.Uint64 // packets that did
-	duplicates atomic.Int32  // link-local addresses on the uplink that somebody else has
+
+	suspended       bool          // the kernel forwards nothing for now; under updating
+	offloadedBefore atomic.Uint64 // packets that the kernel has forwarded for the router before this one
+	duplicates      atomic.Int32  // link-local addresses on the uplink that somebody else has
 
 	linkLocals *policy.LinkLocals
 	nobody     *guestState // for what no guest is behind

@@ -38,6 +38,7 @@ type snapshotMeta struct {
 	PickUp     int64             `json:"pick_up"` // what is left of it
 	Reloads    uint64            `json:"reloads"`
 	Hits       uint64            `json:"hits"`
+	Offloaded  uint64            `json:"offload_hits"`
 	Foreign    uint64            `json:"foreign"`
 	Drops      map[string]uint64 `json:"drops"`
 	Would      map[string]uint64 `json:"would"`
@@ -92,6 +93,8 @@ func (r *Router) save(out io.Writer) error {
 	wd, now := r.current.Load(), r.now()
 	m := snapshotMeta{FlowLen: policy.FlowStateLen, Taken: bootTime(), Uptime: int64(time.Since(r.started)), PickUp: int64(max(wd.engine.PicksUp()-now, 0)),
 		Reloads: r.reloads.Load(), Hits: r.hits.Load(), Drops: words(&r.drops), Would: words(&r.would)}
+	guests, all := r.offloaded()
+	m.Offloaded = r.offloadedBefore.Load() + all.Packets[policy.Egress] + all.Packets[policy.Ingress]
 	if u, ok := r.Uplink.(*stack.Uplink); ok {
 		m.Foreign = u.Foreign.Load()
 	}
@@ -101,6 +104,9 @@ func (r *Router) save(out io.Writer) error {
 			for i, c := range counters {
 				s.Counters[i] = c.Load()
 			}
+			for i, n := range r.passed(l.Name(), all) {
+				s.Counters[i] += n
+			}
 			m.Links = append(m.Links, s)
 		}
 	}
@@ -108,6 +114,10 @@ func (r *Router) save(out io.Writer) error {
 		s := snapshotGuest{Name: g.Name, Side: g.Side, Drops: words(&g.Counters.Drops), Would: words(&g.Counters.Would), Owed: wd.engine.Meter(g).Owed(now)}
 		for i, c := range guestCounters(g.Counters) {
 			s.Counters[i] = c.Load()
+		}
+		in, out := policy.Ingress, policy.Egress
+		for i, n := range [...]uint64{guests[g.Side].Packets[in], guests[g.Side].Bytes[in], guests[g.Side].Packets[out], guests[g.Side].Bytes[out]} {
+			s.Counters[i] += n
 		}
 		s.Seen, s.Present = wd.states[i].saved(now)
 		m.Guests = append(m.Guests, s)
@@ -191,6 +201,7 @@ func (r *Router) Restore(f io.ReaderAt, size int64) error {
 	r.started = r.started.Add(-time.Duration(m.Uptime) - ago)
 	r.reloads.Store(m.Reloads)
 	r.hits.Store(m.Hits)
+	r.offloadedBefore.Store(m.Offloaded)
 	addWords(&r.drops, m.Drops)
 	addWords(&r.would, m.Would)
 	if u, ok := r.Uplink.(*stack.Uplink); ok {

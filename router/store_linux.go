@@ -57,14 +57,17 @@ func (r *Router) Store() error {
 	stack.CloseAll([]int{lock}) // which the next one takes itself
 	ctx, cancel := context.WithTimeout(context.Background(), storeWait)
 	defer cancel()
-	resume, err := r.pause(ctx)
+	err = r.suspendOffload()
 	if err == nil {
-		if err = r.store(); err != nil {
-			resume()
+		var resume func()
+		if resume, err = r.pause(ctx); err == nil {
+			if err = r.store(); err != nil {
+				resume()
+			}
 		}
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("leaving the links in systemd's store: %w", err), r.Dom0.Resume())
+		return errors.Join(fmt.Errorf("leaving the links in systemd's store: %w", err), r.resumeOffload(), r.Dom0.Resume())
 	}
 	for _, l := range r.links {
 		if l != nil {

@@ -124,6 +124,7 @@ func AdoptUplink(name string, fds []int) (*Uplink, error) {
 	for i, fd := range fds {
 		u.queues[i].attach(fd)
 	}
+	u.inherited = true
 	// It leaves those that have the interface.
 	if _, err := u.open(); errors.Is(err, errNotUp) {
 		u.gone.Store(true)

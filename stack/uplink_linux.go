@@ -30,6 +30,8 @@ type Uplink struct {
 	mu     sync.Mutex // held while sockets are opened, changed or closed
 	filter Filter
 	screen Screen // nil: sockets have the filter itself
+
+	inherited bool // sockets have the filter of who has handed them over, until there is another
 	closed bool
 	tries  pace
 	gone   atomic.Bool // the interface is missing: bind again
@@ -205,22 +207,30 @@ func (u *Uplink) SetFilter(filter Filter) error {
 	}
 	u.filter = filter
 	if u.screen != nil {
-		return u.screen.SetFilter(filter.program())
+		if err := u.screen.SetFilter(filter.program()); err != nil || !u.inherited {
+			return err
+		}
 	}
+	u.inherited = false
 	return u.attachFilters()
 }
 
-// SetScreen puts something before all sockets, those that are opened later as well.
+// SetScreen puts something before all sockets, those that are opened later as well; nil takes it away.
 func (u *Uplink) SetScreen(s Screen) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
 		return ErrClosed
 	}
-	if err := s.SetFilter(u.filter.program()); err != nil {
-		return err
+	if s != nil {
+		if err := s.SetFilter(u.filter.program()); err != nil {
+			return err
+		}
 	}
 	u.screen = s
+	if u.inherited {
+		return nil
+	}
 	return u.attachFilters()
 }
 

@@ -36,9 +36,6 @@ func runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if f.takeOver && f.offload {
-				return errors.New("--takeover goes without --offload")
-			}
 			if f.workers < 1 || f.workers > stack.MaxQueues {
 				return fmt.Errorf("--workers is %d: give 1 to %d", f.workers, stack.MaxQueues)
 			}

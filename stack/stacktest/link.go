@@ -117,6 +117,9 @@ func (l *Link) SetFilter(f stack.Filter) error {
 	return nil
 }
 
+// SetScreen implements router.UplinkLink. Nothing stands before a Link.
+func (l *Link) SetScreen(stack.Screen) error { return nil }
+
 // Rebind implements router.UplinkLink.
 func (l *Link) Rebind() {
 	l.mu.Lock()
