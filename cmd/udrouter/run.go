@@ -233,6 +233,9 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 			g.Go(func() error { return watchdog(ctx, r, log) })
 			log.Info("ready", "uplink", cfg.Uplink.Name, "bridge", cfg.Bridge.Name, "domus", len(cfg.Domus), "router_mac", o.RouterMAC)
 			notify(log, daemon.SdNotifyReady)
+			if !router.UnderSystemd() { // who has awaited the start is not there any more
+				os.Unsetenv("NOTIFY_SOCKET")
+			}
 		})
 	})
 	err = g.Wait()
