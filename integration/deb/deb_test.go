@@ -105,8 +105,10 @@ func TestPackage(t *testing.T) {
 	h.run("systemctl", "start", "udrouter")
 	h.write("/etc/default/udrouter", []byte("UDROUTER_OPTS=\"--workers 2\"\n"))
 
+	talks := h.talk()
 	pid := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter")
 	h.install(next)
+	talks.goOn("after the upgrade")
 	if out := h.run("udrouter", "version"); out != "udrouter "+newer.version {
 		t.Errorf("upgraded to %q", out)
 	}
@@ -136,6 +138,7 @@ func TestPackage(t *testing.T) {
 	}
 	h.configure()
 	h.forwards()
+	talks.goOn("after an upgrade that was none")
 
 	h.run("systemctl", "stop", "udrouter")
 	h.install(deb) // a downgrade, which is an upgrade to dpkg
