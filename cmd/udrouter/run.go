@@ -283,6 +283,9 @@ func dom0Spec(cfg *config.Config, kernel stack.Kernel, mac policy.MAC, mtu int, 
 			s.Answered = append(s.Answered, n.Gateway)
 		}
 	}
+	for _, a := range cfg.Attached {
+		s.Hotplugged = append(s.Hotplugged, a.Index)
+	}
 	for _, d := range cfg.Domus {
 		if d.Vif != "" {
 			s.Ports = append(s.Ports, dom0.Port{Vif: d.Vif, Index: d.Index, MACs: []policy.MAC{d.MAC}})
