@@ -261,17 +261,46 @@ func (p *plugged) silentAlone(g *lab.Node) {
 	}
 }
 
-// The end of the router does not open the ports that have joined for it: guests do not reach each other without one.
+// The end of the router does not open the ports that have joined for it, bound or refused, or forgotten since: guests do not reach each other without one. Ports
+// that hotplug has not named are as they were.
 func TestVifStaysLocked(t *testing.T) {
 	p := plugLab(t)
 	p.start()
 	web := p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77")
-	p.vif(0, "add", "--vif", "vif7.0", "--bridge", "xenbr0", "--mac", "00:16:3e:00:00:77", "--ip", "192.0.2.77", "--domain", "web-1")
+	refused := p.guest("vif8.0", "00:16:3e:00:00:78", "192.0.2.78")
+	gone := p.guest("vif9.0", "00:16:3e:00:00:79", "192.0.2.79")
+	h, err := p.Dom0.Handle()
+	must(t, err)
+	br, err := h.LinkByName("xenbr0")
+	must(t, err)
+	add := func(status int, vif, mac, ip, domain string) {
+		t.Helper()
+		link, err := h.LinkByName(vif)
+		must(t, err)
+		must(t, errors.Join(h.LinkSetMaster(link, br), h.LinkSetUp(link))) // as toolstacks that join it by themselves
+		must(t, lab.Await(testContext(t), vif+" to be locked", func() (bool, error) {
+			protinfo, err := h.LinkGetProtinfo(link)
+			return protinfo.Isolated, err
+		}))
+		p.vif(status, "add", "--vif", vif, "--mac", mac, "--ip", ip, "--domain", domain)
+	}
+	add(0, "vif7.0", "00:16:3e:00:00:77", "192.0.2.77", "web-1")
+	add(1, "vif8.0", "00:16:3e:00:00:78", "192.0.2.78", "db-1") // no template is for it
+	add(0, "vif9.0", "00:16:3e:00:00:79", "192.0.2.79", "web-2")
+	p.vif(0, "remove", "--vif", "vif9.0")
 	ping(t, web, p.Internet.Addr4())
 	must(t, p.proc.Stop())
-	p.silentAlone(web)
+	for _, g := range []*lab.Node{web, refused, gone} {
+		p.silentAlone(g)
+	}
 	p.start()
 	ping(t, web, p.Internet.Addr4())
+	must(t, p.proc.Kill())
+	p.start()
+	must(t, p.proc.Stop())
+	for _, g := range []*lab.Node{web, refused, gone} {
+		p.silentAlone(g)
+	}
 }
 
 // Without a router the port is locked and noted; the one that starts binds it, and one that starts again as well, if it is still there.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -158,10 +157,7 @@ func TestReloadNotifies(t *testing.T) {
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	must(t, err)
 	defer c.Close()
-	t.Setenv("NOTIFY_SOCKET", socket)
-	t.Setenv("WATCHDOG_USEC", "400000")
-	p := startRouter(t, l)
-	must(t, os.Unsetenv("NOTIFY_SOCKET"))
+	p := startService(t, l, socket, nil, []string{"WATCHDOG_USEC=400000"})
 	r := reloading{t, l, p}
 	var watchdogs int
 	next := func() string {

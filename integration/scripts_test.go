@@ -9,24 +9,19 @@ import (
 	"testing"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/xen/xentest"
 )
 
-// store stands in for xenstore: a directory, and programs that read and write it.
+// store stands in for xenstore.
 type store struct {
 	t   *testing.T
 	dir string // keys
 	bin string // programs
 }
 
-// newStore makes the programs of Xen's tools that a script calls. A key's path is that of a file, and what has no file is not there.
 func newStore(t *testing.T) *store {
 	s := &store{t, filepath.Join(t.TempDir(), "xenstore"), t.TempDir()}
-	for name, text := range map[string]string{
-		"xenstore-read":  "#!/bin/sh\nfor k; do cat \"$XENSTORE/${k#/}\" || exit 1; echo; done\n",
-		"xenstore-write": "#!/bin/sh\nwhile [ $# -gt 0 ]; do mkdir -p \"$(dirname \"$XENSTORE/${1#/}\")\"; printf %s \"$2\" >\"$XENSTORE/${1#/}\"; shift 2; done\n",
-	} {
-		must(t, os.WriteFile(filepath.Join(s.bin, name), []byte(text), 0o755))
-	}
+	must(t, xentest.WriteTools(s.bin))
 	return s
 }
 

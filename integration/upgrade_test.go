@@ -103,12 +103,18 @@ func (m *manager) start(t *testing.T, l *lab.Lab, args ...string) *lab.Proc {
 		files, names = append(files, os.NewFile(uintptr(own), name)), append(names, name)
 	}
 	m.mu.Unlock()
-	env := fmt.Sprintf("NOTIFY_SOCKET=%s\nexport NOTIFY_SOCKET\n", m.path)
+	var env []string
 	if len(files) > 0 {
-		env += fmt.Sprintf("LISTEN_PID=$$\nLISTEN_FDS=%d\nLISTEN_FDNAMES=%s\nexport LISTEN_PID LISTEN_FDS LISTEN_FDNAMES\n", len(files), strings.Join(names, ":"))
+		env = []string{"LISTEN_PID=$$", fmt.Sprintf("LISTEN_FDS=%d", len(files)), "LISTEN_FDNAMES=" + strings.Join(names, ":")}
 	}
-	script := writeFile(t, t.TempDir(), "service", []byte("#!/bin/sh\n"+env+"exec "+exe+" \"$@\"\n"), 0o755)
-	p, err := l.StartRouterWith(testContext(t), script, files, args...)
+	return startService(t, l, m.path, files, env, args...)
+}
+
+// startService runs the router as systemd does its service: told by these variables, where $$ is its own process. It closes the files.
+func startService(t *testing.T, l *lab.Lab, notify string, files []*os.File, env []string, args ...string) *lab.Proc {
+	t.Helper()
+	text := "#!/bin/sh\nexport NOTIFY_SOCKET=" + notify + " SYSTEMD_EXEC_PID=$$ " + strings.Join(env, " ") + "\nexec " + exe + " \"$@\"\n"
+	p, err := l.StartRouterWith(testContext(t), writeFile(t, t.TempDir(), "service", []byte(text), 0o755), files, args...)
 	for _, f := range files {
 		f.Close()
 	}

@@ -103,7 +103,7 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 		http.Error(w, err.Error(), http.StatusNotImplemented)
 		return false
 	}
-	if os.Getenv("NOTIFY_SOCKET") != "" { // it would start this one again, beside the next
+	if UnderSystemd() { // it would start this one again, beside the next
 		http.Error(w, "this router is a service of systemd's: udrouter upgrade", http.StatusConflict)
 		return false
 	}

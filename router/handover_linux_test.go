@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -288,6 +289,21 @@ func TestTakeOverFromOneThatFails(t *testing.T) {
 	}
 }
 
+// A service of systemd's is only who has been started by it, not what others start or it has started itself.
+func TestUnderSystemd(t *testing.T) {
+	own := strconv.Itoa(os.Getpid())
+	for _, c := range []struct {
+		socket, pid string
+		want        bool
+	}{{"/nowhere", own, true}, {"/nowhere", "", false}, {"/nowhere", strconv.Itoa(os.Getppid()), false}, {"", own, false}} {
+		t.Setenv("NOTIFY_SOCKET", c.socket)
+		t.Setenv("SYSTEMD_EXEC_PID", c.pid)
+		if got := UnderSystemd(); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
 // Only root may take over, and not from a service of systemd's, nor a router that cannot hand over.
 func TestTakeOverForbidden(t *testing.T) {
 	s, g, _, ended := lending(t)
@@ -299,6 +315,7 @@ func TestTakeOverForbidden(t *testing.T) {
 		return err.Error()
 	}
 	t.Setenv("NOTIFY_SOCKET", "/nowhere")
+	t.Setenv("SYSTEMD_EXEC_PID", strconv.Itoa(os.Getpid()))
 	if got := ask(); !strings.Contains(got, "udrouter upgrade") {
 		t.Error(got)
 	}

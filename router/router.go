@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,7 +125,7 @@ func New(o Options) (*Router, error) {
 		return nil, err
 	}
 	r.netstack.Store(ns)
-	if os.Getenv("NOTIFY_SOCKET") != "" {
+	if UnderSystemd() {
 		if r.barrier, err = newBarrier(); err != nil {
 			ns.Close()
 			return nil, err

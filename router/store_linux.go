@@ -27,12 +27,18 @@ const storePrefix = "udrouter-"
 // storeWait is how long systemd may take to store everything.
 const storeWait = 5 * time.Second
 
+// UnderSystemd tells whether this process is the main one of a service that systemd wants to be told of (SYSTEMD_EXEC_PID in systemd.exec(5), since version 248). Others set
+// NOTIFY_SOCKET as well, such as start-stop-daemon, which awaits the start and is gone then; and what a service has started inherits its variables.
+func UnderSystemd() bool {
+	return os.Getenv("NOTIFY_SOCKET") != "" && os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
+}
+
 // keep has the router leave everything to the next process if it is told to end within keepTime.
 func (r *Router) keep() error {
 	if err := r.cannotHandOver(); err != nil {
 		return err
 	}
-	if os.Getenv("NOTIFY_SOCKET") == "" {
+	if !UnderSystemd() {
 		return errors.New("this router is no service of systemd's: udrouter run --takeover takes over from it")
 	}
 	r.keepUntil.Store(int64(r.now() + keepTime))

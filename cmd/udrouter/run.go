@@ -230,6 +230,9 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 			g.Go(func() error { return watchdog(ctx, r, log) })
 			log.Info("ready", "uplink", cfg.Uplink.Name, "bridge", cfg.Bridge.Name, "domus", len(cfg.Domus), "router_mac", o.RouterMAC)
 			notify(log, daemon.SdNotifyReady)
+			if !router.UnderSystemd() { // who has awaited the start is not there any more
+				os.Unsetenv("NOTIFY_SOCKET")
+			}
 		})
 	})
 	err = g.Wait()
@@ -276,6 +279,9 @@ func dom0Spec(cfg *config.Config, kernel stack.Kernel, mac policy.MAC, mtu int, 
 		if n.Upstream == config.Proxied && !n.Gateway.IsLinkLocalUnicast() {
 			s.Answered = append(s.Answered, n.Gateway)
 		}
+	}
+	for _, a := range cfg.Attached {
+		s.Hotplugged = append(s.Hotplugged, a.Index)
 	}
 	for _, d := range cfg.Domus {
 		if d.Vif != "" {

@@ -6,10 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"udrouter/config"
 )
 
 func TestVersion(t *testing.T) {
@@ -63,6 +66,27 @@ func TestTarball(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// What it says of files beside it is so where it is installed.
+	links := 0
+	for _, name := range []string{"README.md", "LIMITS.md"} {
+		at := filepath.Join("/usr/share/doc/udrouter", name)
+		for _, m := range regexp.MustCompile(`\]\(([^)]*)\)`).FindAllStringSubmatch(string(readFile(t, filepath.Join(dir, at))), -1) {
+			target := m[1]
+			if strings.Contains(target, "://") {
+				continue
+			}
+			links++
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(at), target)
+			}
+			if _, err := os.Stat(filepath.Join(dir, target)); err != nil {
+				t.Errorf("%s has a link to %s: %v", at, m[1], err)
+			}
+		}
+	}
+	if links < 5 {
+		t.Errorf("there are %d links", links)
+	}
 	if _, err := exec.LookPath("ldd"); err == nil {
 		if out, err := exec.CommandContext(testContext(t), "ldd", filepath.Join(dir, "usr/sbin/udrouter")).CombinedOutput(); err == nil {
 			t.Errorf("the program needs libraries: %s", out)
@@ -81,6 +105,17 @@ func TestTarballService(t *testing.T) {
 	h.run("systemctl", "daemon-reload")
 	h.run("systemctl", "enable", "--now", "udrouter")
 	h.forwards()
+
+	// Unpacked again, as for a newer one, it leaves what the administrator has made.
+	options := "UDROUTER_OPTS=\"--workers 2\"\n"
+	h.write("/etc/default/udrouter", []byte(options))
+	h.run("tar", "-xzf", "/root/udrouter.tar.gz", "-C", "/", "--strip-components=1")
+	if got := string(readFile(t, h.Path("/etc/default/udrouter"))); got != options {
+		t.Errorf("of the options there is left:\n%s", got)
+	}
+	if got := readFile(t, h.Path("/etc/udrouter/router.hcl")); !bytes.Equal(got, config.Reference) {
+		t.Errorf("of the configuration there is left:\n%s", got)
+	}
 }
 
 // Installed, upgraded and purged by the real dpkg: what the administrator has changed is kept, and nothing is left.
@@ -105,8 +140,10 @@ func TestPackage(t *testing.T) {
 	h.run("systemctl", "start", "udrouter")
 	h.write("/etc/default/udrouter", []byte("UDROUTER_OPTS=\"--workers 2\"\n"))
 
+	talks := h.talk()
 	pid := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter")
 	h.install(next)
+	talks.goOn("after the upgrade")
 	if out := h.run("udrouter", "version"); out != "udrouter "+newer.version {
 		t.Errorf("upgraded to %q", out)
 	}
@@ -136,6 +173,7 @@ func TestPackage(t *testing.T) {
 	}
 	h.configure()
 	h.forwards()
+	talks.goOn("after an upgrade that was none")
 
 	h.run("systemctl", "stop", "udrouter")
 	h.install(deb) // a downgrade, which is an upgrade to dpkg

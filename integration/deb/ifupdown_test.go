@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"udrouter/integration/lab"
 )
 
 const installed = "/usr/share/doc/udrouter/examples/" // what users copy from
@@ -67,6 +69,7 @@ func TestIfupdown(t *testing.T) {
 				t.Errorf("after ifdown there is still process %q, TAP %v, bridge %v", out, h.exists("/sys/class/net/udr0"), h.exists("/sys/class/net/xenbr0"))
 			}
 			h.run("ifup", "xenbr0")
+			h.run("udrouter", "status") // ifup has waited until packets are forwarded
 			h.hotplug()
 			h.recovers()
 			if c.systemd {
@@ -80,23 +83,78 @@ func TestIfupdown(t *testing.T) {
 	}
 }
 
-// Without systemd ifup says that the router does not start, and where its reason is.
+// ifup says that the router does not start, and where its reason is.
 func TestIfupFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		systemd bool
+		says    string
+		log     []string
+	}{
+		"by the program": {false, "/var/log/udrouter.log", []string{"cat", "/var/log/udrouter.log"}},
+		"by systemd":     {true, "journalctl -xeu udrouter.service", []string{"journalctl", "--unit", "udrouter", "--output", "cat"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, c.systemd)
+			must(t, h.Install(testContext(t), "ifupdown"))
+			h.bare()
+			h.install(deb)
+			h.write("/etc/udrouter/router.hcl", []byte("uplink \"eth0\" {}\n"))
+			h.copyExample("interfaces.ip", "/etc/network/interfaces")
+			h.run("ifup", "eth0")
+			out, err := h.try("ifup", "xenbr0")
+			if err == nil || !strings.Contains(out, c.says) {
+				t.Errorf("ifup: %v\n%s", err, out)
+			}
+			if strings.Contains(out, "timed out") {
+				t.Errorf("ifup has waited for a router that had ended:\n%s", out)
+			}
+			contains(t, h.run(c.log[0], c.log[1:]...), "bridge")
+		})
+	}
+}
+
+// A router that ifup has started without systemd hands over to a newer one, which ifdown ends then; a second ifup starts none beside it, and one that was killed
+// is started anew.
+func TestIfupTakeOver(t *testing.T) {
 	h := start(t, false)
 	must(t, h.Install(testContext(t), "ifupdown"))
 	h.bare()
 	h.install(deb)
-	h.write("/etc/udrouter/router.hcl", []byte("uplink \"eth0\" {}\n"))
+	h.configure()
 	h.copyExample("interfaces.ip", "/etc/network/interfaces")
-	h.run("ifup", "eth0")
-	out, err := h.try("ifup", "xenbr0")
-	if err == nil || !strings.Contains(out, "/var/log/udrouter.log") {
-		t.Errorf("ifup: %v\n%s", err, out)
+	before, err := h.Dom0State()
+	must(t, err)
+	h.run("ifup", "-a")
+	h.hotplug()
+	h.recovers()
+	talks := h.talk()
+	first := h.run("udrouter", "pid")
+	if out, err := h.try("udrouter", "upgrade", "-c", "/etc/udrouter/router.hcl"); err == nil || !strings.Contains(out, "udrouter run --takeover") {
+		t.Errorf("upgrade: %v, %s", err, out)
 	}
-	if strings.Contains(out, "timed out") {
-		t.Errorf("ifup has waited for a router that had ended:\n%s", out)
+	h.run("sh", "-c", "setsid udrouter run --takeover -c /etc/udrouter/router.hcl >>/var/log/udrouter.log 2>&1 &")
+	must(t, lab.Await(testContext(t), "the end of the first one", func() (bool, error) { return !h.exists("/proc/" + first), nil }))
+	talks.goOn("after a takeover")
+	second := h.run("udrouter", "pid")
+	if second == first || second == "" {
+		t.Fatalf("after process %s runs %q", first, second)
 	}
-	if log := string(readFile(t, h.Path("/var/log/udrouter.log"))); !strings.Contains(log, "bridge") {
-		t.Errorf("the log does not say what is missing:\n%s", log)
+	h.run("env", "IF_UDROUTER=yes", "MODE=start", "/etc/network/if-up.d/udrouter")
+	if now := h.run("udrouter", "pid"); now != second {
+		t.Errorf("a second ifup has replaced process %s by %q", second, now)
+	}
+	talks.goOn("after a second ifup")
+	h.run("kill", "-KILL", second)
+	h.run("env", "IF_UDROUTER=yes", "MODE=start", "/etc/network/if-up.d/udrouter")
+	talks.goOn("after a kill")
+	h.run("ifdown", "xenbr0")
+	if out, _ := h.try("pgrep", "-x", "udrouter"); out != "" {
+		t.Errorf("after ifdown there is still process %q", out)
+	}
+	h.run("env", "IF_UDROUTER=yes", "MODE=stop", "/etc/network/if-down.d/udrouter") // where none runs any more
+	h.run("ifdown", "-a", "--exclude=lo")
+	h.differs(before)
+	if log := string(readFile(t, h.Path("/var/log/udrouter.log"))); strings.Contains(log, "telling systemd") {
+		t.Errorf("who is not systemd is told more than of the start:\n%s", log)
 	}
 }

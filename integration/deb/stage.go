@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -25,7 +27,8 @@ var files = []struct {
 	{"integration/deb/debian/postrm", "scripts/postrm", 0o755},
 	{"integration/deb/debian/copyright", doc + "copyright", 0o644},
 	{"integration/deb/debian/lintian-overrides", "root/usr/share/lintian/overrides/udrouter", 0o644},
-	{"integration/deb/debian/udrouter.default", "etc/default/udrouter", 0o644},
+	{"integration/deb/debian/udrouter.default", defaults, 0o644},
+	{"integration/deb/debian/udrouter.default", examples + "udrouter.default", 0o644},
 	{"integration/ifupdown/udrouter.logrotate", "etc/logrotate.d/udrouter", 0o644},
 	{"integration/ifupdown/hook", "etc/network/if-up.d/udrouter", 0o755},
 	{"integration/ifupdown/hook", "etc/network/if-down.d/udrouter", 0o755},
@@ -39,13 +42,37 @@ var files = []struct {
 	{"integration/systemd/udrouter.service", "root/usr/lib/systemd/system/udrouter.service", 0o644},
 	{"config/reference.hcl", examples + "router.hcl", 0o644},
 	{"README.md", doc + "README.md", 0o644},
+	{"integration/bench/LIMITS.md", doc + "LIMITS.md", 0o644},
+	{"integration/bench/ratios.svg", doc + "ratios.svg", 0o644},
 }
 
 const (
 	doc      = "root/usr/share/doc/udrouter/"
 	examples = doc + "examples/"
 	program  = "root/usr/sbin/udrouter"
+	defaults = "etc/default/udrouter"
 )
+
+// onSystem is where the system has a file of the stage, from its root on.
+func onSystem(dst string) string { return "/" + strings.TrimPrefix(dst, "root/") }
+
+// link is one of Markdown's to a file beside the one that it stands in.
+var link = regexp.MustCompile(`\]\(([^):#]+)\)`)
+
+// relinked has a text of the repository's that is installed elsewhere name files where they are installed.
+func relinked(src string, text []byte) ([]byte, error) {
+	var err error
+	return link.ReplaceAllFunc(text, func(m []byte) []byte {
+		target := path.Join(path.Dir(src), string(link.FindSubmatch(m)[1]))
+		for _, f := range files {
+			if f.src == target {
+				return []byte("](" + onSystem(f.dst) + ")")
+			}
+		}
+		err = errors.Join(err, fmt.Errorf("%s has a link to %s, which is not installed", src, target))
+		return m
+	}), err
+}
 
 // generated are where the files go that "udrouter docs" writes, but for the manual pages.
 var generated = map[string]string{
@@ -63,6 +90,9 @@ func (b build) stage(ctx context.Context, dir string) error {
 				return err
 			}
 			text, err := os.ReadFile(path)
+			if err == nil && filepath.Ext(path) == ".md" {
+				text, err = relinked(f.src, text)
+			}
 			if err != nil {
 				return err
 			}
@@ -157,7 +187,8 @@ func mkdirs(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// tarball writes a stage's files for the system, below a directory of the tarball's name.
+// tarball writes a stage's files for the system, below a directory of the tarball's name; but for the one that is the administrator's, which no tar would keep: it
+// is optional, and among the examples.
 func (b build) tarball(stage, path string) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -181,7 +212,7 @@ func (b build) tarball(stage, path string) (err error) {
 // add writes the files of a directory, in the order of their names.
 func (b build) add(w *tar.Writer, from, to string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "/"+defaults) {
 			return err
 		}
 		info, err := d.Info()

@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"udrouter/config"
 	"udrouter/integration/lab"
+	"udrouter/integration/xen/xentest"
 )
 
 // The unit's sandbox is as tight as it is said to be, and systemd finds nothing wrong with it.
@@ -84,6 +88,60 @@ func TestService(t *testing.T) {
 	h.forwards()
 	h.run("systemctl", "stop", "udrouter")
 	h.differs(before)
+}
+
+// Xen's script, root's, tells the service, which is another user, of a guest's vif that the file does not name: it is bound when the script ends, again by a service
+// that has started anew, was killed or starts only later, and passes nothing once it is removed.
+func TestServiceHotplug(t *testing.T) {
+	h := start(t, true)
+	h.install(deb)
+	must(t, xentest.WriteTools(h.Path("/usr/local/bin")))
+	guest := h.Guest("one")
+	line := regexp.MustCompile(`(?m)^ *vif += "` + regexp.QuoteMeta(guest.Domu.Vif) + `".*\n`)
+	if !line.Match(config.Reference) {
+		t.Fatalf("the reference has no vif %s", guest.Domu.Vif)
+	}
+	h.write("/etc/udrouter/router.hcl", line.ReplaceAll(config.Reference, nil))
+	const keys, backend = "/run/xenstore", "/local/domain/0/backend/vif/1/0"
+	for key, value := range map[string]string{"/local/domain/1/name": "one", backend + "/frontend-id": "1", backend + "/mac": guest.MAC.String(), backend + "/bridge": h.Config.Bridge.Name} {
+		must(t, os.MkdirAll(filepath.Dir(h.Path(keys+key)), 0o755))
+		h.write(keys+key, []byte(value))
+	}
+	script := func(command string) string {
+		return h.run("env", "XENSTORE="+keys, "XENBUS_PATH="+backend, "vif="+guest.Domu.Vif, "/etc/xen/scripts/vif-udrouter", command, "type_if=vif")
+	}
+	silent := func(when string) {
+		t.Helper()
+		if _, err := guest.Ping(brief(t), h.Internet.Addr4(), lab.PingOptions{}); err == nil {
+			t.Errorf("%s the guest reaches the internet", when)
+		}
+	}
+	h.run("ip", "link", "set", guest.Domu.Vif, "nomaster", "down") // as netback makes it
+	h.run("systemctl", "start", "udrouter")
+	silent("before the script")
+	contains(t, script("online"), `bound to domu "one"`)
+	if status := string(readFile(t, h.Path(keys+backend+"/hotplug-status"))); status != "connected" {
+		t.Errorf("the toolstack is told %q", status)
+	}
+	h.forwards()
+	if out := h.run("sh", "-c", "stat -c %U /run/udrouter/vifs-* /run/udrouter/vifs-*/* | sort -u"); out != "udrouter" {
+		t.Errorf("what is noted is %s's", out)
+	}
+	h.run("systemctl", "restart", "udrouter")
+	h.forwards()
+	h.run("kill", "-KILL", h.run("udrouter", "pid"))
+	h.recovers()
+	h.forwards()
+	script("offline")
+	silent("after the removal")
+	if out := h.run("udrouter", "vif", "list"); strings.Contains(out, guest.Domu.Vif) {
+		t.Errorf("after the removal there is: %s", out)
+	}
+	h.run("systemctl", "stop", "udrouter")
+	contains(t, script("online"), "No router runs")
+	silent("without a router")
+	h.run("systemctl", "start", "udrouter")
+	h.forwards()
 }
 
 // The control socket's group is the service's own, or another that the service has been put into; until then the log says what to do.

@@ -268,7 +268,7 @@ func (d *Dom0) Update(spec Spec) error {
 
 // clone copies what the caller may change later. The logger is Open's for good.
 func (s Spec) clone() Spec {
-	s.Ports = slices.Clone(s.Ports)
+	s.Ports, s.Hotplugged = slices.Clone(s.Ports), slices.Clone(s.Hotplugged)
 	for i := range s.Ports {
 		s.Ports[i].MACs = slices.Clone(s.Ports[i].MACs)
 	}

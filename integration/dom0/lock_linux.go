@@ -25,6 +25,14 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("another udrouter runs for bridge %s (pid %d): stop it first", e.Bridge, e.PID)
 }
 
+// heldBy is who has written a lock's file.
+func heldBy(text []byte) *HeldError {
+	pid, bridge, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	held := &HeldError{Bridge: bridge}
+	held.PID, _ = strconv.Atoi(pid)
+	return held
+}
+
 // takeLock fails with a HeldError when it is taken.
 func takeLock(dir string, netns uint64, bridge string) (*lock, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -41,10 +49,7 @@ func takeLock(dir string, netns uint64, bridge string) (*lock, error) {
 			defer f.Close()
 			b := make([]byte, 64)
 			n, _ := f.ReadAt(b, 0)
-			pid, other, _ := strings.Cut(strings.TrimSpace(string(b[:n])), " ")
-			held := &HeldError{Bridge: other}
-			held.PID, _ = strconv.Atoi(pid)
-			return nil, held
+			return nil, heldBy(b[:n])
 		}
 		if err != nil {
 			f.Close()

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -25,7 +26,23 @@ func TestLook(t *testing.T) {
 	if running, left := look(); running == nil || running.Bridge != "xenbr0" || running.PID != os.Getpid() || left != nil {
 		t.Errorf("a router runs: %v, %v", running, left)
 	}
+	pid := func() (pid int, err error) {
+		w.do(w.dom0, func() error { pid, err = Running(w.dir); return nil })
+		return pid, err
+	}
+	if got, err := pid(); got != os.Getpid() || err != nil {
+		t.Errorf("its process is %d, %v", got, err)
+	}
+	locks, err := filepath.Glob(filepath.Join(w.dir, "*.lock"))
+	must(t, err)
+	must(t, os.WriteFile(locks[0], []byte("1 xenbr0\n"), 0o600))
+	if got, err := pid(); got != 0 || err == nil || !strings.Contains(err.Error(), "process 1") {
+		t.Errorf("process %d is taken for it, %v", got, err)
+	}
 	d.abandon()
+	if got, err := pid(); got != 0 || err != nil {
+		t.Errorf("after a kill its process is %d, %v", got, err)
+	}
 	running, left := look()
 	if running != nil || len(left) != 1 || !slices.Contains(mustGlob(t, w.dir), left[0]) {
 		t.Errorf("a router was killed: %v, %v", running, left)

@@ -37,6 +37,10 @@ type Spec struct {
 	// the bridge that is not among them passes nothing.
 	Ports []Port
 
+	// Hotplugged are the indexes of the interfaces that hotplug has named, whether a guest is bound to them or not. They have joined the bridge for a router, so
+	// that they stay locked when everything else is put back.
+	Hotplugged []int
+
 	// HostTUN is dom0's way to the guests, made by package stack; "" for none.
 	HostTUN string
 

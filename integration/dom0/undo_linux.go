@@ -82,6 +82,10 @@ func (p *pass) remember() error {
 			d.Port = &portRecord{Flags: f, Entries: recordEntries(st.entries(index))}
 			changed = true
 		}
+		// Without a router it passes nothing, whatever it was in the moment before it was locked, and also when hotplug names it no more.
+		if d.Port != nil && slices.Contains(p.spec.Hotplugged, index) && !maps.Equal(d.Port.Flags, lockedFlags()) {
+			d.Port.Flags, changed = lockedFlags(), true
+		}
 		ipv6(d, l)
 	}
 	if t := st.tap; t != nil {
@@ -203,19 +207,9 @@ func (d *Dom0) undoPorts(j *journal, bridge *link, byIndex map[int]*link) error 
 				errs.add(wrap(d.rt.setFDB(e), "putting %s back on %s", e.mac, l.name))
 			}
 		}
-		flags := rec.Port.Flags
-		if d.hotplugged(l) { // it joined for a router: without one it passes nothing, whatever it was in the moment before it was locked
-			flags = lockedFlags()
-		}
-		errs.add(wrap(d.rt.setPort(index, flags, false), "restoring the flags of %s", l.name))
+		errs.add(wrap(d.rt.setPort(index, rec.Port.Flags, false), "restoring the flags of %s", l.name))
 	}
 	return errors.Join(errs...)
-}
-
-// hotplugged tells whether an interface is a guest's because hotplug has named it.
-func (d *Dom0) hotplugged(l *link) bool {
-	p := d.spec.port(l.name)
-	return p != nil && p.Index != 0 && p.Index == l.index
 }
 
 // undoDevice restores what any interface has.
