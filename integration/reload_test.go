@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -196,5 +198,50 @@ func TestReloadNotifies(t *testing.T) {
 		if string(buf[:n]) == "WATCHDOG=1" {
 			watchdogs++
 		}
+	}
+}
+
+// A configuration that a symbolic link leads to may move within the directories that the confined router may read. What has moved out of them is
+// refused, with the reason and what to do, whether it is the link that leads elsewhere or the directory that is another.
+func TestReloadMovedFile(t *testing.T) {
+	const link = "conf/router.hcl"
+	for _, c := range []struct {
+		name, moves, to, leads string // what is renamed, and where the link leads then
+		now                    string // the directory that is named; "": the reload is good
+	}{
+		{"within its directory", "a/router.hcl", "a/other.hcl", "../a/other.hcl", ""},
+		{"the link leads elsewhere", "a", "was", "../b/router.hcl", "/b"},
+		{"its directory is another", "a", "old", "../a/router.hcl", "/a"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := buildLab(t, changeable, lab.Options{})
+			dir, err := filepath.EvalSymlinks(t.TempDir())
+			must(t, err)
+			in := func(name string) string { return filepath.Join(dir, name) }
+			for _, sub := range []string{"conf", "a", "b"} {
+				must(t, os.Mkdir(in(sub), 0o755))
+			}
+			writeFile(t, in("a"), "router.hcl", []byte(changeable), 0o644)
+			writeFile(t, in("b"), "router.hcl", []byte(changeable), 0o644)
+			must(t, os.Symlink("../a/router.hcl", in(link)))
+			p := startRouter(t, l, "-c", in(link))
+			must(t, os.Rename(in(c.moves), in(c.to)))
+			if c.to == "old" {
+				must(t, os.Rename(in("b"), in("a")))
+			}
+			must(t, os.Symlink(c.leads, in("next")))
+			must(t, os.Rename(in("next"), in(link)))
+			if c.now == "" {
+				command(t, 0, "reload", "--socket", p.Socket)
+				return
+			}
+			_, errs := command(t, 1, "reload", "--socket", p.Socket)
+			contains(t, errs, "Landlock", "the file is in "+dir+c.now+" now", "Restart the router")
+			must(t, p.Signal(syscall.SIGHUP))
+			must(t, p.AwaitLog(testContext(t), regexp.MustCompile("Landlock refuses it")))
+			if s := status(t, p); s.Reloads != 0 {
+				t.Errorf("%d reloads", s.Reloads)
+			}
+		})
 	}
 }

@@ -235,6 +235,37 @@ func TestLibvirtHook(t *testing.T) {
 	contains(t, hook(1, strings.ReplaceAll(libvirtXML, "192.0.2.79", "192.0.2.1"), "started", "begin", "-"), "the gateway of network")
 }
 
+// What libvirt's hook passes over it names, with the reason. A network of libvirt is the router's where its bridge is, and it is told which that is.
+func TestLibvirtPassedOver(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	p.kvm("vnet0", "52:54:00:00:00:01", "192.0.2.77")
+	p.kvm("vnet1", "52:54:00:00:00:02", "192.0.2.78")
+	p.kvm("vnet2", "52:54:00:00:00:03", "192.0.2.79")
+	const vdpa = "    <interface type='direct'>\n      <mac address='52:54:00:00:00:04'/>\n      <source dev='eth0' mode='bridge'/>\n      <target dev='macvtap0'/>\n    </interface>\n  </devices>"
+	xml := strings.Replace(libvirtXML, "  </devices>", vdpa, 1)
+	ours := strings.Replace(xml, "bridge='virbr0'", "portid='4f2a' bridge='xenbr0'", 1)
+	for _, c := range []struct {
+		name, xml, bridge string
+		bound, says       []string
+	}{
+		{"no bridge is named", xml, "", []string{"vnet0=web-kvm", "vnet2=web-kvm.2"},
+			[]string{"interface 1 (52:54:00:00:00:02, vnet1)", "network of libvirt, bridge virbr0", "UDROUTER_BRIDGE", "interface 3 (52:54:00:00:00:04, macvtap0)", "its type is direct"}},
+		{"the bridge is named, and the network is on another", xml, "xenbr0", []string{"vnet0=web-kvm", "vnet2=web-kvm.2"}, []string{"interface 1 ", "bridge virbr0, not on xenbr0"}},
+		{"the network is on it", ours, "xenbr0", []string{"vnet0=web-kvm", "vnet1=web-kvm.1", "vnet2=web-kvm.2"}, []string{"its type is direct"}},
+		{"all are on another", xml, "br9", nil, []string{"interface 0 ", "interface 1 ", "interface 2 ", "bridge xenbr0, not on br9"}},
+	} {
+		hook := func(args ...string) string {
+			t.Helper()
+			return p.run(0, c.xml, "libvirt/qemu", []string{"UDROUTER_BRIDGE=" + c.bridge}, append([]string{"web-kvm"}, args...)...)
+		}
+		contains(t, hook("started", "begin", "-"), c.says...)
+		p.wantBound(c.name, c.bound...)
+		hook("stopped", "end", "-")
+		p.wantBound(c.name + ", stopped")
+	}
+}
+
 // kvm makes a guest whose port is in the bridge and up already.
 func (p *plugged) kvm(vif, mac string, addrs ...string) *lab.Node {
 	p.t.Helper()
@@ -280,4 +311,69 @@ func TestProxmoxHookscript(t *testing.T) {
 	ping(t, g, p.Internet.Addr6())
 	hook("post-stop")
 	p.wantBound("stopped")
+}
+
+// Whoever owns a guest may have a say in its name, its MAC, its addresses and what is written about it. None of that is a command, an option, a line
+// of another program's, or another guest's interface.
+func TestScriptsOfHostileGuests(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	s := newStore(t)
+	p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77")
+	touched := filepath.Join(t.TempDir(), "touched")
+	hostile := []string{"$(touch " + touched + ")", "`touch " + touched + "`", "'; touch " + touched + "; '", "\"; touch " + touched + "; \"", "--help", "-h", "--socket=/nowhere",
+		"a\n--domain=web-1", "* ?", "\\033[31mred\\c", "%s%n", "\x1b[2J"}
+	for _, text := range hostile {
+		for _, key := range []string{"name", "mac", "ip", "bridge", "mtu", "vifname", "frontend-id"} {
+			if key == "vifname" && strings.HasPrefix(text, "\\") {
+				continue // strange, but a name for an interface
+			}
+			s.domain(7, "web-1", 0, "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77", "mtu", "1500", "vifname", "", "hotplug-status", "")
+			if key == "name" {
+				s.set("/local/domain/7/name", text)
+			} else {
+				s.set(backend(7, 0)+"/"+key, text)
+			}
+			out := p.xen(s, 1, 7, 0, "online")
+			s.wants(fmt.Sprintf("%s is %q", key, text), backend(7, 0)+"/hotplug-status", "error")
+			if said := key == "name" || key == "mac" || key == "ip"; strings.Contains(out, "Usage") || said && strings.Contains(out, "\x1b") {
+				t.Errorf("%s is %q: the script says %q", key, text, out)
+			}
+		}
+	}
+	p.wantBound("nothing of it")
+
+	// A name does not matter where the file has the MAC; the list of ports has a line for each nevertheless.
+	p.guest("vif9.0", "00:16:3e:00:00:03", "192.0.2.12")
+	s.domain(9, "x\nvif1.0  \x1b[31m", 0, "mac", "00:16:3e:00:00:03")
+	p.xen(s, 0, 9, 0, "online")
+	p.wantBound("by its MAC", "vif9.0=waits")
+	if list := p.vif(0, "list"); strings.Contains(list, "\nvif1.0") || strings.Contains(list, "\x1b") {
+		t.Errorf("the list has what a domain's name says:\n%q", list)
+	}
+	p.xen(s, 0, 9, 0, "offline")
+
+	// libvirt and Proxmox.
+	p.kvm("vnet0", "52:54:00:00:00:01", "192.0.2.77")
+	p.kvm("vnet2", "52:54:00:00:00:03", "192.0.2.79")
+	p.kvm("vnet9", "52:54:00:00:00:09", "192.0.2.80")
+	other := strings.NewReplacer("vnet0", "vnet9", "52:54:00:00:00:01", "52:54:00:00:00:09").Replace(libvirtXML[strings.Index(libvirtXML, "    <interface"):strings.Index(libvirtXML, "    <interface type='network'")])
+	p.run(0, strings.Replace(libvirtXML, "  </metadata>", other+"  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
+	p.wantBound("an interface in the metadata", "vnet0=web-kvm", "vnet2=web-kvm.2")
+	p.run(0, libvirtXML, "libvirt/qemu", nil, "web-kvm", "stopped", "end", "-")
+	out := p.run(1, strings.Replace(libvirtXML, "  </metadata>", "<x><![CDATA[\n</metadata>\n"+other+"]]></x>  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
+	contains(t, out, "CDATA")
+	for _, text := range hostile {
+		p.run(1, libvirtXML, "libvirt/qemu", nil, text, "started", "begin", "-")
+	}
+	p.wantBound("names")
+	bin := t.TempDir()
+	config := filepath.Join(bin, "config")
+	must(t, os.WriteFile(filepath.Join(bin, "qm"), []byte("#!/bin/sh\ncat "+config+"\n"), 0o755))
+	must(t, os.WriteFile(config, []byte(proxmoxConfig+"net0: virtio=52:54:00:00:00:09,bridge=xenbr0\n"), 0o644))
+	contains(t, p.run(1, "", "proxmox/udrouter.sh", []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "100", "post-start"), "net0: comes twice")
+	p.wantBound("another line of a VM's")
+	if _, err := os.Stat(touched); err == nil {
+		t.Error("a guest has run a command")
+	}
 }

@@ -32,9 +32,9 @@ type Uplink struct {
 	screen Screen // nil: sockets have the filter itself
 
 	inherited bool // sockets have the filter of who has handed them over, until there is another
-	closed bool
-	tries  pace
-	gone   atomic.Bool // the interface is missing: bind again
+	closed    bool
+	tries     pace
+	gone      atomic.Bool // the interface is missing: bind again
 
 	mac     atomic.Uint64
 	Foreign atomic.Uint64 // frames with another source MAC that were kept off the uplink

@@ -79,12 +79,18 @@ type surroundings struct {
 	level *slog.LevelVar
 	log   *slog.Logger
 	ports *hotplug.Ports // attached to what is loaded
+	moved func() error   // why the file may not be read any more; nil: the process is not confined
 }
 
 func (s *surroundings) Load() (*config.Config, error) {
 	var text bytes.Buffer
 	cfg, list, err := s.load(&text)
 	if len(list) > 0 {
+		if s.moved != nil {
+			if why := s.moved(); why != nil {
+				return nil, why
+			}
+		}
 		return nil, &router.ReloadError{Text: text.String(), Diagnostics: list}
 	}
 	if err != nil {

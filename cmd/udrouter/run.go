@@ -65,7 +65,10 @@ func runCommand() *cobra.Command {
 				if profile != "" {
 					o.Read = []string{"/proc/self/maps"}
 				}
-				confined = func() error { return confine.Apply(o) }
+				confined = func() error {
+					around.moved = confine.Moved(o)
+					return confine.Apply(o)
+				}
 			}
 			run := func() error { return route(c.Context(), cfg, around, f, log, confined) }
 			if profile != "" {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -216,7 +217,7 @@ func vifListCommand() *cobra.Command {
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintf(w, "VIF\tMAC\tDOMAIN\tSTATE\tDOMU\tBY\tADDRESSES\n")
 			for _, v := range list.Vifs {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Vif, v.MAC, v.Domain, v.State, v.Domu, v.By, strings.Join(v.Addresses, " "))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable(v.Vif), printable(v.MAC), printable(v.Domain), v.State, v.Domu, v.By, printable(strings.Join(v.Addresses, " ")))
 				if v.Text != "" {
 					fmt.Fprintf(w, "\t%s\n", v.Text)
 				}
@@ -226,4 +227,14 @@ func vifListCommand() *cobra.Command {
 	}
 	socketFlags(c, &socket, &asJSON)
 	return c
+}
+
+// printable is what the domain's configuration says, for a terminal and a table: it may be a guest's owner who has written it.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, s)
 }

@@ -118,6 +118,50 @@ const (
 	setSysctl     = readTree | ll.AccessFSWriteFile | ll.AccessFSTruncate
 )
 
+// configDirs are where the configuration file is read from: its directory and, where it is a symbolic link, that of what it leads to now.
+func (o Options) configDirs() []string {
+	dirs := []string{filepath.Dir(o.Config)}
+	if target, err := filepath.EvalSymlinks(o.Config); err == nil && !slices.Contains(dirs, filepath.Dir(target)) {
+		dirs = append(dirs, filepath.Dir(target))
+	}
+	return dirs
+}
+
+// Moved is called before Apply, and what it returns after it, when the configuration could not be read: that tells whether Landlock is why, since the
+// file is not in the directories any more in which it was at the start: a symbolic link in its path leads elsewhere, or its directory was made anew.
+// The error says what to do; nil is another reason.
+func Moved(o Options) func() error {
+	var allowed []os.FileInfo
+	for _, dir := range o.configDirs() {
+		if fi, err := os.Stat(dir); err == nil {
+			allowed = append(allowed, fi)
+		}
+	}
+	return func() error {
+		target, err := filepath.EvalSymlinks(o.Config)
+		if err != nil {
+			return nil
+		}
+		if f, err := os.Open(target); !errors.Is(err, unix.EACCES) {
+			if err == nil {
+				f.Close()
+			}
+			return nil
+		}
+		dir := filepath.Dir(target)
+		for at := dir; ; at = filepath.Dir(at) { // the directories that hold it
+			fi, err := os.Stat(at)
+			if err != nil || slices.ContainsFunc(allowed, func(a os.FileInfo) bool { return os.SameFile(a, fi) }) {
+				return nil
+			}
+			if at == filepath.Dir(at) {
+				break
+			}
+		}
+		return fmt.Errorf("Landlock refuses it: the file is in %s now, and the running router may only read in the directories in which its configuration was at its start. Restart the router", dir)
+	}
+}
+
 // restrictFiles tells which ABI of Landlock applies, 0 for none.
 func restrictFiles(o Options) (abi int, err error) {
 	if abi, err = ll.LandlockGetABIVersion(); err != nil {
@@ -134,12 +178,8 @@ func restrictFiles(o Options) (abi int, err error) {
 		return 0, err
 	}
 	defer unix.Close(held)
-	config := []string{filepath.Dir(o.Config)}
-	if target, err := filepath.EvalSymlinks(o.Config); err == nil && !slices.Contains(config, filepath.Dir(target)) {
-		config = append(config, filepath.Dir(target))
-	}
 	rules := []landlock.Rule{
-		landlock.PathAccess(readTree, config...),
+		landlock.PathAccess(readTree, o.configDirs()...),
 		landlock.PathAccess(readFile, o.Read...),
 		landlock.PathAccess(replaceFiles, o.State),
 		landlock.PathAccess(replaceSocket, filepath.Dir(o.Socket)),

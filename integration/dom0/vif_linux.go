@@ -3,6 +3,7 @@ package dom0
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // PortSecured tells whether an interface is a guest's port of the bridge, and frames pass by it: as the spec, and the kernel's state as it is now, have it.
@@ -96,6 +97,8 @@ func Rename(from, to string) error {
 	}
 	was, is := indexes[from], indexes[to]
 	switch {
+	case strings.HasPrefix(to, "-"):
+		return fmt.Errorf("%s cannot be named %q: programs would take it for an option", from, to)
 	case from == to || was == 0 && is != 0:
 		return nil
 	case was == 0:

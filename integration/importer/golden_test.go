@@ -39,7 +39,7 @@ func TestSetups(t *testing.T) {
 	for _, c := range []struct {
 		dir      string
 		complete bool // check accepts the file as it is
-	}{{"seed", true}, {"seed-alone", false}, {"hetzner", false}, {"ovh", false}, {"proxmox", true}, {"script", false}} {
+	}{{"seed", true}, {"seed-alone", false}, {"hetzner", false}, {"ovh", false}, {"proxmox", true}, {"script", false}, {"xen", false}} {
 		t.Run(c.dir, func(t *testing.T) {
 			t.Chdir(filepath.Join("testdata", c.dir))
 			r, err := Import(sourcesIn(t))

@@ -26,12 +26,15 @@ func (p *plan) findGuests() {
 		}
 		g := p.addGuest(v.guest, v.note)
 		g.vif, g.mac = v.vif, v.mac
-		for _, a := range v.addrs {
-			p.bind(g, netip.PrefixFrom(a, a.BitLen()), v.note)
+		kind := Carried
+		for _, a := range v.addrs { // which share the vif's note
+			if p.bind(g, netip.PrefixFrom(a, a.BitLen()), v.note); v.note.Kind == Left {
+				kind = Left
+				v.says = append(v.says, v.note.Why)
+			}
 		}
-		if len(v.addrs) == 0 {
-			v.note.is(Carried, "it has no ip=: put the guest's addresses into its domu block")
-		}
+		v.note.Kind = kind
+		v.conclude()
 	}
 	p.guestsOfRoutes(false)
 	for _, x := range p.proxies {

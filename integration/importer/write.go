@@ -90,7 +90,7 @@ func (p *plan) write() []byte {
 		w.line("}")
 	}
 	for _, g := range p.guests {
-		g.write(w)
+		g.write(w, len(p.vifs) > 0)
 	}
 	if len(p.guests) == 0 {
 		p.writeTemplate(w)
@@ -213,7 +213,8 @@ func short(d time.Duration) string {
 	return s
 }
 
-func (g *guest) write(w *writer) {
+// write writes the block. With hotplug, a vif that no file names is left out.
+func (g *guest) write(w *writer, hotplug bool) {
 	at := g.from.File
 	if g.from.Line > 0 {
 		at = g.from.place()
@@ -224,7 +225,9 @@ func (g *guest) write(w *writer) {
 	}
 	w.line("\n# %s", at)
 	w.line("domu %s {", quote(g.name))
-	w.line("vif = %s", w.orTODO(g.vif, "the guest's vif (vifname= in Xen's file keeps its name the same)"))
+	if g.vif != "" || !hotplug {
+		w.line("vif = %s", w.orTODO(g.vif, "the guest's vif; without this line, hotplug (script="+hotplugScript+" in Xen's file) finds it by the MAC"))
+	}
 	w.line("mac = %s", w.orTODO(mac, "the guest's MAC"))
 	for f, key := range []string{"ipv4", "ipv6"} {
 		var list []netip.Prefix

@@ -16,6 +16,8 @@ type xlVif struct {
 	bridge string
 	mac    policy.MAC // zero: xl makes one up
 	addrs  []netip.Addr
+	script string   // its base name; "": Xen's default
+	says   []string // what there is to do or to know about it
 	note   *Note
 }
 
@@ -134,12 +136,31 @@ func (in *setup) xlSpec(note *Note, spec string) *xlVif {
 				}
 			}
 		case "rate":
-			note.is(Carried, "its rate is still Xen's to enforce; a policy's limits { bandwidth } would be udrouter's")
+			v.says = append(v.says, "its rate is still Xen's to enforce; a policy's limits { bandwidth } would be udrouter's")
 		case "script":
-			if base := filepath.Base(value); base != "vif-bridge" {
-				note.is(Carried, "its script "+clean(base)+" is not needed any more: vif-bridge joins the vif to the bridge")
-			}
+			v.script = filepath.Base(value)
 		}
 	}
 	return v
 }
+
+// conclude notes what there is to do about it. Without a name of its own, a vif has another number at each start, and hotplug tells whose it is.
+func (v *xlVif) conclude() {
+	switch {
+	case v.script == hotplugScript:
+	case v.vif == "":
+		v.says = append(v.says, "the domu block leaves vif out, since its number is another at each start: put script="+hotplugScript+" here, which tells the router (README, Xen)")
+	case v.script != "" && v.script != "vif-bridge":
+		v.says = append(v.says, "its script "+clean(v.script)+" is not needed any more: "+hotplugScript+" or vif-bridge joins the vif to the bridge")
+	}
+	if v.mac.IsZero() {
+		v.says = append(v.says, "it has no mac=, and xl makes one up at each start: put the one that the domu block has here")
+	}
+	if len(v.addrs) == 0 {
+		v.says = append(v.says, "it has no ip=: put the guest's addresses into its domu block")
+	}
+	v.note.is(v.note.Kind, strings.Join(v.says, "; "))
+}
+
+// hotplugScript is ours for Xen's toolstack.
+const hotplugScript = "vif-udrouter"

@@ -122,7 +122,7 @@ func (l *Lab) kernelRouter(o KernelOptions) error {
 		}
 	}
 	if o.Protect {
-		if err := l.protectByKernel(); err != nil {
+		if err := l.ProtectDom0(); err != nil {
 			return err
 		}
 	}

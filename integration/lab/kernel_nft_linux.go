@@ -71,8 +71,8 @@ func (l *Lab) bindByKernel() error {
 // rulesAtOnce is how many rules are loaded together: the kernel acknowledges each, and a socket's buffer holds so many answers.
 const rulesAtOnce = 100
 
-// protectByKernel is the reference's ip6tables list in nftables, for both families.
-func (l *Lab) protectByKernel() error {
+// ProtectDom0 loads the reference's ip6tables list as nftables, for both families. NoKernelRouter takes it away.
+func (l *Lab) ProtectDom0() error {
 	conn, err := nftables.New(nftables.WithNetNSFd(l.Dom0.FD()))
 	if err != nil {
 		return err

@@ -23,7 +23,9 @@ interfaces() {
 			}
 		return out
 	}
-	/^name: /              { print "name", $2 }
+	# Each key comes once: a second one would be a line of a text that somebody else may write.
+	/^[a-z0-9]+: / && seen[$1]++ { print "udrouter: " $1 " comes twice in the configuration of VM " id >"/dev/stderr"; failed = 1; exit 1 }
+	/^name: /              { name = $2 }
 	/^net[0-9]+: .*bridge=/ {
 		n = $1; gsub(/[^0-9]/, "", n)
 		mac = $2; sub(/^[^=]*=/, "", mac); sub(/,.*/, "", mac)
@@ -31,14 +33,16 @@ interfaces() {
 		ports[n] = ($2 ~ /,firewall=1/ ? "fwpr" id "p" n : "tap" id "i" n)
 	}
 	/^ipconfig[0-9]+: /    { n = $1; gsub(/[^0-9]/, "", n); ip[n] = addresses($2) }
-	END { for (n in macs) print n, ports[n], macs[n], ip[n] }
+	END { if (failed) exit 1; if (name != "") print "name", name; for (n in macs) print n, ports[n], macs[n], ip[n] }
 	'
 }
 
 # shellcheck disable=SC2086 # the flags are words
 case ${2:-} in
 post-start)
-	qm config "$id" | interfaces | {
+	list=$(qm config "$id" | interfaces) || exit 1
+	[ -n "$list" ] || exit 0
+	printf '%s\n' "$list" | {
 		status=0 name=vm-$id
 		while read -r number port mac ip; do
 			if [ "$number" = name ]; then

@@ -202,7 +202,7 @@ policy "guest-198-51-100-3" {
 
 # iptables.rules:25
 domu "guest-198-51-100-2" {
-  vif    = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif    = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac    = "TODO: the guest's MAC"
   ipv4   = ["198.51.100.2"]
   policy = "imported"
@@ -210,7 +210,7 @@ domu "guest-198-51-100-2" {
 
 # iptables.rules:26
 domu "guest-198-51-100-3" {
-  vif    = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif    = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac    = "TODO: the guest's MAC"
   ipv4   = ["198.51.100.3"]
   policy = "guest-198-51-100-3"

@@ -57,7 +57,7 @@ domu "guest-2001-db8-7-8--131" {
 
 # interfaces:21
 domu "guest-2001-db8-7-8--130" {
-  vif  = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif  = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac  = "TODO: the guest's MAC"
   ipv6 = ["2001:db8:7:8::130", "2001:db8:7:8:a::/80"]
 }

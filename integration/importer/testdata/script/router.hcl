@@ -222,7 +222,7 @@ policy "guest-2001-db8-3-2-1--10" {
 
 # firewall.sh:14
 domu "guest-192-0-2-10" {
-  vif    = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif    = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac    = "TODO: the guest's MAC"
   ipv4   = ["192.0.2.10"]
   policy = "imported"
@@ -230,7 +230,7 @@ domu "guest-192-0-2-10" {
 
 # firewall.sh:14
 domu "guest-192-0-2-11" {
-  vif    = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif    = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac    = "TODO: the guest's MAC"
   ipv4   = ["192.0.2.11"]
   policy = "guest-192-0-2-11"
@@ -238,7 +238,7 @@ domu "guest-192-0-2-11" {
 
 # firewall.sh:28
 domu "guest-2001-db8-3-2-1--10" {
-  vif    = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif    = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac    = "TODO: the guest's MAC"
   ipv6   = ["2001:db8:3:2:1::10"]
   policy = "guest-2001-db8-3-2-1--10"

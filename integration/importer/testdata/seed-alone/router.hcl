@@ -83,7 +83,7 @@ policy "imported" {
 
 # interfaces:33
 domu "guest-2001-db8-3-2-1--10" {
-  vif    = "TODO: the guest's vif (vifname= in Xen's file keeps its name the same)"
+  vif    = "TODO: the guest's vif; without this line, hotplug (script=vif-udrouter in Xen's file) finds it by the MAC"
   mac    = "TODO: the guest's MAC"
   ipv6   = ["2001:db8:3:2:1::10"]
   policy = "imported"
