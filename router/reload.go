@@ -199,7 +199,8 @@ func (wd *world) somebody() policy.MAC {
 	return m
 }
 
-// tell announces addresses and gateways that are new, and asks new guests, and those that have changed their place, whether they are there.
+// tell announces addresses and gateways that are new, and asks new guests, and those that have changed their place, whether they are there. They are told where
+// their gateways are: of one that comes from another host, connections go on.
 func (r *Router) tell(was *world) {
 	wd := r.current.Load()
 	before := map[string]*policy.Guest{}
@@ -207,6 +208,7 @@ func (r *Router) tell(was *world) {
 		before[g.Name] = g
 	}
 	var probes []*stack.Frame
+	arrived := false
 	for i, g := range wd.Guests {
 		s, b := wd.states[i], before[g.Name]
 		var had []netip.Prefix
@@ -218,6 +220,7 @@ func (r *Router) tell(was *world) {
 			}
 		} else {
 			s.vanished()
+			arrived = true
 		}
 		for _, p := range g.Addrs {
 			if p.IsSingleIP() && wd.Network(p.Addr()) != nil && !wd.Taken[p.Addr()] && !slices.Contains(had, p) {
@@ -228,7 +231,7 @@ func (r *Router) tell(was *world) {
 	for chunk := range slices.Chunk(probes, batchLen) {
 		r.links[stack.Guests].Write(chunk)
 	}
-	if now := wd.gateways(); !slices.EqualFunc(was.gateways(), now, func(a, b *stack.Frame) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }) {
+	if now := wd.gateways(); arrived || !slices.EqualFunc(was.gateways(), now, func(a, b *stack.Frame) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }) {
 		r.links[stack.Guests].Write(now)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -423,6 +424,34 @@ func TestAnnounceGateways(t *testing.T) {
 		if !bytes.Equal(got[i].Frame, want[i]) {
 			t.Errorf("told %x, want %x", got[i].Frame, want[i])
 		}
+	}
+}
+
+// So are guests told who come, or come to another place, while the router runs, and nobody is for less.
+func TestAnnounceGatewaysToNewGuests(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		src  string
+		told bool
+	}{
+		{"nothing", edit(), false},
+		{"another address", edit(`ipv4 = ["192.0.2.10"]`, `ipv4 = ["192.0.2.10", "192.0.2.12"]`), false},
+		{"another name", edit(`domu "one"`, `domu "uno"`), true},
+		{"another vif", edit(`"vif1.0"`, `"vif7.0"`), true},
+		{"another MAC", edit(`"00:16:3e:00:00:01"`, `"00:16:3e:00:00:09"`), true},
+		{"a new guest", edit(`domu "one" {`, "domu \"zero\" {\n vif = \"vif9.0\"\n mac = \"00:16:3e:00:00:09\"\n}\ndomu \"one\" {"), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := knowing(t, edit())
+			if err := s.reload(c.src); err != nil {
+				t.Fatal(err)
+			}
+			want := cases.ARP(policy.BroadcastMAC, s.RouterMAC, 1, s.RouterMAC, cases.Router4, policy.MAC{}, cases.Router4)
+			told := slices.ContainsFunc(s.links[stack.Guests].Take(), func(f stacktest.Sent) bool { return bytes.Equal(f.Frame, want) })
+			if told != c.told {
+				t.Errorf("the gateway is announced: %v", told)
+			}
+		})
 	}
 }
 
