@@ -71,14 +71,32 @@ func silent(t *testing.T, from *lab.Node, to netip.Addr) {
 // The file changes while connections are open: those that the new one admits go on, the others end as a new one of that kind would be refused; guests
 // come, go and get another MAC with their ports; a bad file changes nothing. At the end dom0 is as it was.
 func TestReload(t *testing.T) {
+	for _, args := range [][]string{nil, {"--offload"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) { reloads(t, args) })
+	}
+}
+
+func reloads(t *testing.T, args []string) {
 	l := buildLab(t, changeable, lab.Options{})
 	before, err := l.Dom0State()
 	must(t, err)
-	p := startRouter(t, l)
+	p := startRouter(t, l, args...)
 	r := reloading{t, l, p}
 	one, three := l.Guest("one"), l.Guest("three")
+	// What goes on is the kernel's with --offload, and what the file ends was.
+	inUse := func(c *lab.Conn) *lab.Conn {
+		t.Helper()
+		was := status(t, p).Flows.OffloadHits
+		for range 20 {
+			must(t, c.Check(testContext(t)))
+		}
+		if forwards := status(t, p).Flows.OffloadHits > was; forwards != (args != nil) {
+			t.Errorf("the kernel forwards: %v", forwards)
+		}
+		return c
+	}
 	const mail, web, shell = 25, 443, 22
-	lives := []*lab.Conn{openTCP(t, one.Node, l.Internet, l.Internet.Addr4(), web), openTCP(t, l.Internet, one.Node, one.Addr6(), shell)}
+	lives := []*lab.Conn{inUse(openTCP(t, one.Node, l.Internet, l.Internet.Addr4(), web)), inUse(openTCP(t, l.Internet, one.Node, one.Addr6(), shell))}
 	alive := func(when string) {
 		t.Helper()
 		for _, c := range lives {
@@ -105,7 +123,7 @@ func TestReload(t *testing.T) {
 	}
 
 	// 2. A rule for one of the connections; new ones of that kind are refused, and others not.
-	ends := openTCP(t, one.Node, l.Internet, l.Internet.Addr6(), mail)
+	ends := inUse(openTCP(t, one.Node, l.Internet, l.Internet.Addr6(), mail))
 	rejecting := strings.Replace(changeable, `policy "open" {`, "policy \"open\" {\n  egress {\n    rule \"no mail\" {\n      action = \"reject\"\n      proto  = \"tcp\"\n      ports  = [25]\n    }\n  }", 1)
 	r.reload(rejecting, 0)
 	if err := ends.Check(testContext(t)); err == nil || !strings.Contains(err.Error(), "reset") {
