@@ -101,14 +101,19 @@ func (r *Router) offloaded() (guests map[policy.Side]offload.Counters, all offlo
 	if r.Tier == nil {
 		return nil, all
 	}
-	guests = r.Tier.Guests()
-	for _, c := range guests {
-		for way := range all.Packets {
-			all.Packets[way] += c.Packets[way]
-			all.Bytes[way] += c.Bytes[way]
-		}
+	return r.Tier.Counters()
+}
+
+// retain says whose flows may be offered from now on.
+func (r *Router) retain(guests []*policy.Guest) {
+	if r.Tier == nil {
+		return
 	}
-	return guests, all
+	sides := make([]policy.Side, len(guests))
+	for i, g := range guests {
+		sides[i] = g.Side
+	}
+	r.Tier.Retain(sides)
 }
 
 // passed is what of that was received by and sent to a link: packets and bytes of the one, and of the other.

@@ -137,6 +137,7 @@ func (r *Router) takeOver(was *world, next *plan) error {
 	err := r.settled(ctx)
 	// Flows are asked about only now: until here some were opened by the old plan.
 	next.engine.TakeOver(was.engine, func(f *policy.Flow) bool { return r.current.Load().admits(f) })
+	r.retain(r.current.Load().Guests)
 	stays := map[*guestState]bool{next.nobody: true}
 	for _, s := range next.states {
 		stays[s] = true

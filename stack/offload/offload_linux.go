@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +56,7 @@ type Tier struct {
 	common   int                      // places beyond the shares that are taken
 	used     map[policy.Side]int      // places
 	finished map[policy.Side]Counters // what flows have had whose places others have now
+	gone     Counters                 // and what there was of guests that are gone
 }
 
 type rest struct {
@@ -102,9 +105,30 @@ func Open(tap string, guests, neighbours int) (*Tier, error) {
 		return nil, errors.Join(err, t.objs.Close())
 	}
 	t.world, t.guests = &worlds[0], make([]policy.Side, flows+1)
-	t.share = flows / (2 * max(guests, 1))
-	t.common = t.share * guests // all shares are kept, taken or not
+	t.split(guests)
 	return t, nil
+}
+
+// split gives so many guests their shares, which are kept, taken or not. t.mu is held, but in Open.
+func (t *Tier) split(guests int) {
+	t.share = (len(t.flows) - 1) / (2 * max(guests, 1))
+	t.common = t.share * guests
+	for _, n := range t.used {
+		t.common += max(0, n-t.share)
+	}
+}
+
+// Retain says who is a guest from now on. What was forwarded for others stays in the sum of all.
+func (t *Tier) Retain(guests []policy.Side) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for g, c := range t.finished {
+		if !slices.Contains(guests, g) {
+			t.gone = t.gone.and(c)
+			delete(t.finished, g)
+		}
+	}
+	t.split(len(guests))
 }
 
 // MaxFlows is how many flows there may be, at about 300 bytes each; those that there is no room for stay with the router.
@@ -262,6 +286,9 @@ func (t *Tier) rest(place uint16) {
 	if t.used[g]--; t.used[g] >= t.share {
 		t.common--
 	}
+	if t.used[g] == 0 {
+		delete(t.used, g)
+	}
 	t.active--
 	t.resting = append(t.resting, rest{place, time.Since(t.clock)})
 }
@@ -341,24 +368,34 @@ func (t *Tier) Flows() (active, max int) {
 	return t.active, len(t.flows) - 1
 }
 
-// Guests is what was forwarded for each guest, by its side. It looks at all flows.
-func (t *Tier) Guests() map[policy.Side]Counters {
+// Counters is what was forwarded for each guest, by its side, and in all, for those that are gone as well. It looks at all flows.
+func (t *Tier) Counters() (guests map[policy.Side]Counters, all Counters) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := make(map[policy.Side]Counters, len(t.finished)+1)
-	for g, c := range t.finished {
-		all[g] = c
-	}
+	guests = make(map[policy.Side]Counters, len(t.finished)+1)
+	maps.Copy(guests, t.finished)
 	for i := 1; i < t.fresh; i++ {
-		all[t.guests[i]] = all[t.guests[i]].plus(&t.flows[i])
+		guests[t.guests[i]] = guests[t.guests[i]].plus(&t.flows[i])
 	}
-	return all
+	all = t.gone
+	for _, c := range guests {
+		all = all.and(c)
+	}
+	return guests, all
 }
 
 func (c Counters) plus(f *flowFlow) Counters {
 	for i := range c.Packets {
 		c.Packets[i] += atomic.LoadUint64(&f.Packets[i])
 		c.Bytes[i] += atomic.LoadUint64(&f.Bytes[i])
+	}
+	return c
+}
+
+func (c Counters) and(d Counters) Counters {
+	for i := range c.Packets {
+		c.Packets[i] += d.Packets[i]
+		c.Bytes[i] += d.Bytes[i]
 	}
 	return c
 }

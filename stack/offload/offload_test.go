@@ -572,8 +572,19 @@ func TestPlaces(t *testing.T) {
 		t.Fatal("a place is not used again")
 	}
 	tier.flows[place] = flowFlow{}
-	if n := tier.Guests()[a].Packets[policy.Egress]; n != 40 {
-		t.Errorf("%d packets are counted", n)
+	counted := func() (of, all uint64) {
+		guests, sum := tier.Counters()
+		return guests[a].Packets[policy.Egress], sum.Packets[policy.Egress]
+	}
+	if of, all := counted(); of != 40 || all != 40 {
+		t.Errorf("%d packets are counted, %d in all", of, all)
+	}
+	tier.Retain([]policy.Side{b})
+	if of, all := counted(); all != 40 || len(tier.finished) != 0 {
+		t.Errorf("of a guest that is gone %d packets are counted, %d in all, %d entries", of, all, len(tier.finished))
+	}
+	if tier.share != 3 || tier.common != 3 {
+		t.Errorf("a share is %d of %d places, %d are taken or kept", tier.share, len(tier.flows)-1, tier.common)
 	}
 }
 
