@@ -3,12 +3,15 @@ package integration
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 
 	"udrouter/integration/cases"
@@ -301,5 +304,70 @@ func TestOffloadEnds(t *testing.T) {
 		}
 		must(t, end(p))
 		must(t, lab.Await(testContext(t), "the programs to be gone", func() (bool, error) { return attached() == 0, nil }))
+	}
+}
+
+// Where the program on the uplink is taken away, or another comes before it, the router soon forwards everything by itself.
+func TestOffloadTakenAway(t *testing.T) {
+	for name, change := range map[string]func(l *lab.Lab, index int) error{
+		"taken away": func(_ *lab.Lab, index int) error {
+			r, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: ebpf.AttachTCXIngress})
+			if err != nil {
+				return err
+			}
+			id, _ := r.Programs[0].LinkID()
+			k, err := link.NewFromID(id)
+			if err != nil {
+				return err
+			}
+			return errors.Join(k.Detach(), k.Close())
+		},
+		"another before it": func(_ *lab.Lab, index int) error {
+			const pass = 0 // TCX_PASS: no other program is asked
+			prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()}, License: "GPL"})
+			if err != nil {
+				return err
+			}
+			k, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+			if err == nil {
+				t.Cleanup(func() { k.Close() })
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := buildLab(t, "", lab.Options{})
+			p := startRouter(t, l, "--offload")
+			c, _, _ := offloaded(t, l, p, l.Internet.Addr4())
+			must(t, l.Dom0.Do(func() error {
+				index, err := l.Dom0.LinkIndex(l.Dom0.Link)
+				if err != nil {
+					return err
+				}
+				return change(l, index)
+			}))
+			for range 40 {
+				must(t, c.Check(testContext(t)))
+			}
+			contains(t, p.Log(), "the kernel forwards nothing by itself any more")
+			if n := status(t, p).Drops["internal"]; n != 0 {
+				t.Errorf("%d internal errors", n)
+			}
+		})
+	}
+}
+
+// A kernel whose sockets do not take the program leaves everything to the router.
+func TestOffloadRefused(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	must(t, l.Dom0.Do(func() error { return os.WriteFile("/proc/sys/net/core/optmem_max", []byte("2500"), 0) }))
+	p := startRouter(t, l, "--offload", "--workers", "1")
+	contains(t, p.Log(), "the kernel forwards nothing by itself; the router does")
+	c := openTCP(t, l.Guests[0].Node, l.Internet, l.Internet.Addr4(), 443)
+	for range 20 {
+		must(t, c.Check(testContext(t)))
+	}
+	if s := status(t, p); s.Flows.OffloadHits != 0 || s.Flows.Hits == 0 {
+		t.Errorf("%+v", s.Flows)
 	}
 }

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/binary"
+	"slices"
 	"time"
 )
 
@@ -99,11 +101,40 @@ func (t *FlowTable) Save(now time.Duration, f func(*Flow)) {
 	defer t.mu.Unlock()
 	now = t.clock(now)
 	for q := range t.queues {
+		away, isAway := t.takeBack(q, now)
 		for i := t.queues[q].oldest; i != 0; i = t.at(i).newer {
-			if !t.expired(i, now) {
-				t.withdraw(i)
-				f(t.at(i))
+			e := t.at(i)
+			if e.expired(now) || isAway[i] {
+				continue
 			}
+			for len(away) > 0 && away[0].used <= e.queued {
+				f(away[0])
+				away = away[1:]
+			}
+			f(e)
+		}
+		for _, e := range away {
+			f(e)
 		}
 	}
+}
+
+// takeBack withdraws the flows of a queue that a tier has. They are not where their use would have put them: it returns them in the order of that.
+func (t *FlowTable) takeBack(q int, now time.Duration) (list []*Flow, places map[uint32]bool) {
+	for i := t.queues[q].oldest; i != 0; i = t.at(i).newer {
+		e := t.at(i)
+		if e.offloaded == 0 {
+			continue
+		}
+		if t.withdraw(i); e.expired(now) {
+			continue
+		}
+		if places == nil {
+			places = map[uint32]bool{}
+		}
+		places[i] = true
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b *Flow) int { return cmp.Compare(a.used, b.used) })
+	return list, places
 }

@@ -17,8 +17,8 @@ type Tier interface {
 	// Look tells what it has forwarded, and of TCP the windows.
 	Look(place uint16, w *[2]WindowState) Offloaded
 
-	// Raise raises the windows, which were looked at just before.
-	Raise(place uint16, w *[2]WindowState)
+	// Raise raises the windows, which were looked at just before, and tells for how long the flow has not been used.
+	Raise(place uint16, w *[2]WindowState, unused time.Duration)
 
 	// Withdraw takes a flow away: no packet that comes later is forwarded. What it has forwarded until then is in the result, the windows in w.
 	Withdraw(place uint16, w *[2]WindowState) Offloaded
@@ -123,9 +123,9 @@ func (t *FlowTable) catchUp(i uint32) {
 
 // raise has it known elsewhere what was accepted here of the flow i.
 func (t *FlowTable) raise(i uint32) {
-	if f := t.at(i); f.offloaded != 0 && f.Key.Proto == ProtoTCP {
+	if f := t.at(i); f.offloaded != 0 {
 		w := f.windows()
-		t.offload.Raise(f.offloaded, &w)
+		t.offload.Raise(f.offloaded, &w, t.now-f.used)
 	}
 }
 

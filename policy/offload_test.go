@@ -35,7 +35,9 @@ func (t *fakeTier) Look(place uint16, w *[2]WindowState) Offloaded {
 	return *t.forwarded[place]
 }
 
-func (t *fakeTier) Raise(place uint16, w *[2]WindowState) { t.flows[place].Window = *w }
+func (t *fakeTier) Raise(place uint16, w *[2]WindowState, _ time.Duration) {
+	t.flows[place].Window = *w
+}
 
 func (t *fakeTier) Withdraw(place uint16, w *[2]WindowState) Offloaded {
 	o := t.Look(place, w)
@@ -311,5 +313,40 @@ func TestTierLeastUsed(t *testing.T) {
 	w.engine.Decide(third, End{ZoneGuest, tieredGuest}, w.other, w.now)
 	if len(w.flows) != 1 {
 		t.Error("a flow that is in use was given up")
+	}
+}
+
+// What a tier has used just now makes no other flow younger, when a table is saved for the next one.
+func TestTierSaveOrder(t *testing.T) {
+	w := newTiered(t, ProtoUDP, Enforce, Limits{})
+	w.open(t, 10)
+	w.now += 10 * time.Second
+	outer := netip.MustParseAddrPort("198.51.100.8:443")
+	ends := [2]End{{ZoneGuest, tieredGuest}, w.other}
+	for way := range ends { // another flow, that is idle from here on
+		p := flowEnds{tieredInner, outer}.packet(t, way == 1, ProtoUDP, []byte{0, 0, 0, 0, 0, 8, 0, 0})
+		if v := w.engine.Decide(p, ends[way], ends[1-way], w.now); v.Reason != None {
+			t.Fatal(v.Reason)
+		}
+	}
+	used := map[netip.AddrPort]time.Duration{outer: w.now}
+	w.now += 200 * time.Second
+	used[tieredOuter] = w.now
+	w.forwarded[w.last].Unused = 0
+	next := NewFlowTable(100, NewFlowBudget(100))
+	w.engine.Flows(tieredGuest).Save(w.now, func(f *Flow) {
+		if g, ok := ReadFlow(f.AppendState(nil, w.now), w.now); !ok || !next.Adopt(g, w.now) {
+			t.Errorf("%v is not taken", f.Dst())
+		}
+	})
+	next.Each(w.now, func(f *Flow) bool {
+		if f.used != used[f.Dst()] {
+			t.Errorf("%v was used %v ago, want %v", f.Dst(), w.now-f.used, w.now-used[f.Dst()])
+		}
+		delete(used, f.Dst())
+		return true
+	})
+	if len(used) > 0 {
+		t.Errorf("%v were not saved", used)
 	}
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"udrouter/policy"
 	"udrouter/stack/offload"
@@ -51,12 +52,23 @@ func (r *Router) resumeOffload() error {
 	}
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	r.suspended = false
-	err := r.Uplink.SetScreen(r.Tier)
-	if err == nil {
-		r.follow(r.current.Load())
+	if err := r.Uplink.SetScreen(r.Tier); err != nil {
+		return err
 	}
-	return err
+	r.suspended = false
+	r.follow(r.current.Load())
+	return nil
+}
+
+// watchOffload has the router do all by itself where somebody has put a program before the tier's on the uplink, or taken that away: the sockets are spared
+// what would then get nowhere.
+func (r *Router) watchOffload() {
+	if r.Tier == nil {
+		return
+	}
+	if err := r.Tier.InFront(); err != nil {
+		r.log.Warn("the kernel forwards nothing by itself any more; the router does", "error", errors.Join(err, r.suspendOffload()))
+	}
 }
 
 // follow has the kernel forward by a world, unless it is suspended; r.updating is held, but in New. Where it cannot, the router does all by itself.

@@ -157,7 +157,9 @@ func (r *Router) install(next *plan) (was *world, err error) {
 	defer r.updating.Unlock()
 	old := r.current.Load()
 	if err := r.apply(old.kernel, next); err != nil {
-		return nil, errors.Join(err, r.Uplink.SetFilter(old.filter()), r.netstack.Load().SetAddresses(old.addresses()))
+		err = errors.Join(err, r.Uplink.SetFilter(old.filter()), r.netstack.Load().SetAddresses(old.addresses()))
+		r.follow(r.current.Load())
+		return nil, err
 	}
 	return old, nil
 }

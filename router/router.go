@@ -231,6 +231,7 @@ func every(interval time.Duration, do func()) func(context.Context, <-chan struc
 func (r *Router) housekeep() {
 	r.rebuildNetstack()
 	r.sweep()
+	r.watchOffload()
 }
 
 // changed follows what may have changed in the kernel. After an error it wants to be called once more.

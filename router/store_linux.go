@@ -51,6 +51,8 @@ func (r *Router) Store() error {
 	if int64(r.now()) >= r.keepUntil.Load() {
 		return nil
 	}
+	r.reloading.Lock() // or the snapshot is one of a plan that knows no flows yet
+	defer r.reloading.Unlock()
 	r.handing.Lock()
 	defer r.handing.Unlock()
 	if r.handedOver.Load() {

@@ -215,7 +215,7 @@ func (u *Uplink) SetFilter(filter Filter) error {
 	return u.attachFilters()
 }
 
-// SetScreen puts something before all sockets, those that are opened later as well; nil takes it away.
+// SetScreen puts something before all sockets, those that are opened later as well; nil takes it away. On an error all is as it was.
 func (u *Uplink) SetScreen(s Screen) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -227,11 +227,16 @@ func (u *Uplink) SetScreen(s Screen) error {
 			return err
 		}
 	}
+	was := u.screen
 	u.screen = s
 	if u.inherited {
 		return nil
 	}
-	return u.attachFilters()
+	if err := u.attachFilters(); err != nil {
+		u.screen = was
+		return errors.Join(err, u.attachFilters())
+	}
+	return nil
 }
 
 // attachFilters has each socket that there is see what it is to see; others get their filter when they are opened.

@@ -73,7 +73,7 @@ func table(pid int, offload bool) []call {
 		all = append(all, group...)
 	}
 	if offload {
-		all = append(all, only(unix.SYS_BPF, is(0, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_PROG_LOAD, unix.BPF_LINK_CREATE, unix.BPF_OBJ_GET_INFO_BY_FD))...)
+		all = append(all, only(unix.SYS_BPF, is(0, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_PROG_LOAD, unix.BPF_LINK_CREATE, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_PROG_QUERY))...)
 	}
 	return all
 }

@@ -46,8 +46,9 @@ type Tier struct {
 
 	mu       sync.Mutex
 	closed   bool
-	links    [2]link.Link // of the uplink and the TAP
-	indexes  [2]int       // of the interfaces that they are for
+	links    [2]link.Link   // of the uplink and the TAP
+	id       ebpf.ProgramID // of the program that is for the uplink
+	indexes  [2]int         // of the interfaces that they are for
 	filter   *ebpf.Program
 	fresh    int                      // places from here on were never used
 	resting  []rest                   // those that were, the oldest first
@@ -97,6 +98,11 @@ func Open(tap string, guests, neighbours int) (*Tier, error) {
 		}
 		return nil, fmt.Errorf("loading the eBPF programs: %w", err)
 	}
+	info, err := t.objs.FromUplink.Info()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("asking for the program's number: %w", err), t.objs.Close())
+	}
+	t.id, _ = info.ID()
 	worlds, err1 := shared[flowWorld](t.objs.Worlds, 1)
 	var err2, err3 error
 	t.neighbours, err2 = shared[flowNeighbour](t.objs.Neighbours, neighbours)
@@ -199,6 +205,25 @@ func (t *Tier) attach(i, index int) error {
 	return nil
 }
 
+// InFront is an error where what the uplink receives does not meet the program there before all others.
+func (t *Tier) InFront() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || atomic.LoadUint32(&t.world.Generation) == 0 {
+		return nil
+	}
+	r, err := link.QueryPrograms(link.QueryOptions{Target: t.indexes[0], Attach: ebpf.AttachTCXIngress})
+	switch {
+	case errors.Is(err, unix.ENODEV): // it is gone, and the program with it
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for the program on the uplink: %w", err)
+	case len(r.Programs) == 0 || r.Programs[0].ID != t.id:
+		return errors.New("the program on the uplink was taken away, or there is another before it")
+	}
+	return nil
+}
+
 func words(m policy.MAC) (w [3]uint16) {
 	for i := range w {
 		w[i] = binary.NativeEndian.Uint16(m[2*i:])
@@ -262,7 +287,9 @@ func (t *Tier) take(g policy.Side) (place uint16, ok bool) {
 	case len(t.resting) > 0 && time.Since(t.clock)-t.resting[0].since >= grace:
 		place = t.resting[0].place
 		t.resting = t.resting[1:]
-		t.finished[t.guests[place]] = t.finished[t.guests[place]].plus(&t.flows[place])
+		f := &t.flows[place]
+		t.finished[t.guests[place]] = t.finished[t.guests[place]].plus(f)
+		f.Packets, f.Bytes = [2]uint64{}, [2]uint64{}
 	case t.fresh < len(t.flows):
 		place = uint16(t.fresh)
 		t.fresh++
@@ -308,10 +335,17 @@ func (t *Tier) Look(place uint16, w *[2]policy.WindowState) (o policy.Offloaded)
 }
 
 // Raise implements policy.Tier.
-func (t *Tier) Raise(place uint16, w *[2]policy.WindowState) {
+func (t *Tier) Raise(place uint16, w *[2]policy.WindowState, unused time.Duration) {
+	f := &t.flows[place]
+	for used := t.now() - uint64(unused); ; {
+		old := atomic.LoadUint64(&f.Used)
+		if int64(used-old) <= 0 || atomic.CompareAndSwapUint64(&f.Used, old, used) {
+			break
+		}
+	}
 	later := func(a, b uint32) bool { return int32(a-b) > 0 }
 	for i := range w {
-		s := &t.flows[place].Side[i]
+		s := &f.Side[i]
 		raise(&s.Una, w[i].UNA, later)
 		raise(&s.End, w[i].End, later)
 		raise(&s.Edge, w[i].Edge, later)

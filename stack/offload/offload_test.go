@@ -53,7 +53,7 @@ func (p *pair) Look(_ uint16, w *[2]policy.WindowState) (o policy.Offloaded) {
 	}
 	return o
 }
-func (p *pair) Raise(_ uint16, w *[2]policy.WindowState) { p.windows = *w }
+func (p *pair) Raise(_ uint16, w *[2]policy.WindowState, _ time.Duration) { p.windows = *w }
 func (p *pair) Withdraw(_ uint16, w *[2]policy.WindowState) policy.Offloaded {
 	return p.Look(0, w)
 }
@@ -69,7 +69,9 @@ func (k kernelTier) Offer(f *policy.OffloadFlow) (place uint16, ok bool) {
 func (k kernelTier) Look(place uint16, w *[2]policy.WindowState) policy.Offloaded {
 	return k.tier.Look(place, w)
 }
-func (k kernelTier) Raise(place uint16, w *[2]policy.WindowState) { k.tier.Raise(place, w) }
+func (k kernelTier) Raise(place uint16, w *[2]policy.WindowState, unused time.Duration) {
+	k.tier.Raise(place, w, unused)
+}
 func (k kernelTier) Withdraw(place uint16, w *[2]policy.WindowState) policy.Offloaded {
 	return k.tier.Withdraw(place, w)
 }
@@ -585,6 +587,42 @@ func TestPlaces(t *testing.T) {
 	}
 	if tier.share != 3 || tier.common != 3 {
 		t.Errorf("a share is %d of %d places, %d are taken or kept", tier.share, len(tier.flows)-1, tier.common)
+	}
+}
+
+// Nothing of a place's last flow counts for the next one's guest.
+func TestPlaceIsEmpty(t *testing.T) {
+	tier := openTier(t)
+	a, b := policy.SideGuest, policy.SideGuest+1
+	tier.flows, tier.share, tier.common = tier.flows[:2], 1, 0
+	place, _ := tier.take(a)
+	tier.flows[place].Packets[policy.Egress] = 10
+	tier.rest(place)
+	tier.resting[0].since -= grace
+	if _, ok := tier.take(b); !ok {
+		t.Fatal("no place")
+	}
+	guests, _ := tier.Counters()
+	if guests[a].Packets[policy.Egress] != 10 || guests[b].Packets[policy.Egress] != 0 {
+		t.Errorf("%v, %v", guests[a], guests[b])
+	}
+}
+
+// A flow whose packets go by the router for a while is none that is not used.
+func TestUsedByTheRouter(t *testing.T) {
+	tier := openTier(t)
+	for _, k := range kinds {
+		p := newPair(t, tier, k)
+		f := k.frame(policy.Egress, 16, 1000, 2000, 0)
+		tier.flows[p.withTier].Used -= uint64(3 * time.Hour)
+		if run(t, tier.objs.FromGuest, f) != nil {
+			t.Errorf("%v is forwarded after three hours", k)
+		}
+		p.hit(p.engines[0], f, policy.Egress)
+		if run(t, tier.objs.FromGuest, f) == nil {
+			t.Errorf("%v is not forwarded any more", k)
+		}
+		p.engines[0].Forget()
 	}
 }
 
