@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -111,7 +112,7 @@ func TestTakeOverShares(t *testing.T) {
 			kept[e.guests[i].guest.Side] = e.guests[i].table
 		}
 		next.TakeOver(e, func(*Flow) bool { return true })
-		next.Review()
+		next.Review(func() {})
 		var used, shared, reserved int
 		for i := range next.guests {
 			ge := &next.guests[i]
@@ -137,5 +138,43 @@ func TestTakeOverShares(t *testing.T) {
 			}
 		}
 		e = next
+	}
+}
+
+// Between two steps of a review nobody holds a table, so that packets pass, and a step asks about few flows.
+func TestReviewPauses(t *testing.T) {
+	const flows = 3 * reviewStep
+	e, g := sharing(t, 2, 2*flows, Limits{})
+	for i := range flows {
+		for _, g := range g {
+			decide(t, e, g, i, false)
+		}
+	}
+	asked, pauses, want := 0, 0, 0
+	step := make([]int, len(e.guests))
+	for i := range e.guests {
+		want += e.guests[i].table.Len()
+		e.guests[i].table.Ask(func(*Flow) bool {
+			asked++
+			step[i]++
+			return true
+		})
+	}
+	e.Review(func() {
+		for i := range e.guests {
+			if mu := &e.guests[i].table.mu; mu.TryLock() {
+				mu.Unlock()
+			} else {
+				t.Error("a table is locked")
+			}
+		}
+		if n := slices.Max(step); n > reviewStep {
+			t.Errorf("%d flows in a step", n)
+		}
+		clear(step)
+		pauses++
+	})
+	if asked != want || want == 0 || pauses < want/reviewStep-len(e.guests) {
+		t.Errorf("%d of %d flows, and %d pauses", asked, want, pauses)
 	}
 }

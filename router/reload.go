@@ -129,6 +129,9 @@ func (r *Router) goOn(cfg *config.Config) error {
 // roundWait is how long a reload waits for workers, which take milliseconds at most.
 const roundWait = 5 * time.Second
 
+// reviewPause is how long packets have the flow tables for themselves between two steps of a review, which take less than a millisecond each.
+const reviewPause = 100 * time.Microsecond
+
 // takeOver ends what was before another plan. When it returns, all packets go by that plan: flows that it does not admit have ended, and so has what
 // there was of guests that are gone.
 func (r *Router) takeOver(was *world, next *plan) error {
@@ -144,7 +147,7 @@ func (r *Router) takeOver(was *world, next *plan) error {
 	}
 	r.neighbours.retire(func(s *guestState) bool { return !stays[s] })
 	r.linkLocals.Retain(next.bindings)
-	next.engine.Review()
+	next.engine.Review(func() { time.Sleep(reviewPause) })
 	if err != nil {
 		return fmt.Errorf("the new configuration is in force, but for what is stuck: %w", err)
 	}

@@ -229,6 +229,7 @@ func TestParse(t *testing.T) {
 		{"", true},
 		{"--program a=/x --program b=/y --rounds 1 --time 1s --only tcp --contestants a|b --scaling --json --svg f", true},
 		{"--program a", false}, {"--program =x", false}, {"--rounds 0", false}, {"--senders 0", false}, {"--time 0s", false}, {"--only (", false}, {"more", false},
+		{"--program a=/x --program b=/y --reload --flows 128 --json", true}, {"--reload --flows 127", false}, {"--reload --scaling", false}, {"--reload --svg f", false},
 	} {
 		o, err := parse(strings.Fields(row.args), io.Discard)
 		if (err == nil) != row.ok {

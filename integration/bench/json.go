@@ -13,12 +13,17 @@ type (
 		Base    string            `json:"base"`
 		Figures []jsonFigure      `json:"figures"`
 		Scaling []jsonScaling     `json:"scaling,omitempty"`
+		Reloads *jsonReloads      `json:"reloads,omitempty"`
 	}
 	jsonFigure struct {
 		Name   string               `json:"name"`
 		Unit   string               `json:"unit"`
 		Lower  bool                 `json:"lower_is_better"`
 		Values map[string]jsonValue `json:"values"`
+	}
+	jsonReloads struct {
+		Flows   int          `json:"flows"`
+		Figures []jsonFigure `json:"figures"`
 	}
 	jsonScaling struct {
 		Name    string        `json:"name"`
@@ -44,7 +49,10 @@ type (
 )
 
 func (r *report) writeJSON(w io.Writer) error {
-	out := jsonReport{Facts: make(map[string]string), Base: r.Names[r.Base], Figures: []jsonFigure{}}
+	out := jsonReport{Facts: make(map[string]string), Figures: []jsonFigure{}}
+	if len(r.Names) > 0 {
+		out.Base = r.Names[r.Base]
+	}
 	for _, f := range r.Facts {
 		out.Facts[f.Name] = f.Text
 	}
@@ -64,6 +72,9 @@ func (r *report) writeJSON(w io.Writer) error {
 	}
 	for _, s := range r.Scaling {
 		out.Scaling = append(out.Scaling, s.json())
+	}
+	if r.Reloads != nil {
+		out.Reloads = r.Reloads.json()
 	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

@@ -17,7 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func start(t *testing.T) []*contestant {
+// start has all contestants route for so many guests.
+func start(t *testing.T, guests int) []*contestant {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -27,7 +28,7 @@ func start(t *testing.T) []*contestant {
 	}
 	cs := contestants([]program{p})
 	for _, c := range cs {
-		c.shape.Guests = 2
+		c.shape.Guests = guests
 	}
 	var m machine
 	t.Cleanup(func() {
@@ -48,7 +49,7 @@ func start(t *testing.T) []*contestant {
 
 // Each measure works with each contestant, and finds more than nothing.
 func TestMeasures(t *testing.T) {
-	cs := start(t)
+	cs := start(t, 2)
 	r := rounds{n: 1, time: 50 * time.Millisecond, progress: t.Output()}
 	rows, err := r.run(t.Context(), selected(measures(), regexp.MustCompile("(tcp|connect)/4/|tcp/6/up/8|udp|connect/6/down|ping")), cs)
 	if err != nil {
@@ -81,7 +82,7 @@ func TestMeasures(t *testing.T) {
 // What the raw sockets send and count is what the links carry: nothing is lost on the way while little is sent, and nothing else is taken
 // for it.
 func TestCounts(t *testing.T) {
-	cs := start(t)
+	cs := start(t, 2)
 	for _, c := range cs {
 		for _, f := range []family{ipv4, ipv6} {
 			t.Run(fmt.Sprintf("%s/%d", c.name, f), func(t *testing.T) { counts(t, c, f) })

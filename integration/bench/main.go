@@ -30,6 +30,12 @@
 // and flows, and the rule that admits is the last one. Each figure has its ratio to that of the first network. The kernel's rules for
 // its guests are a list, as one writes them by hand, which is not the best that nftables could do for hundreds.
 //
+// --reload measures what a reload and a takeover cost: with a million flows, each answered, numbered datagrams of 60 bytes pass from the guest to the
+// internet, of which every second one is of 8192 flows, while the router reloads a file that has changed, three times, and then while another process takes over
+// (run --takeover). Once there are as many datagrams as one thread can send, and once a rate at which nothing is lost otherwise: half of what arrived at
+// full load, or less until that is so. A gap is the longest time between two that arrive, by the kernel's clock at the receiving link; lost is what was sent and
+// never came. A run fails when the receiver misses one, when one comes twice, or when the router knows fewer flows in the end.
+//
 // Limits. Everything shares the machine's cores: the ends of a connection, a sender that never pauses and the router take them from each
 // other, so that a figure is that of the whole way, and one of a machine with more cores may have other ratios. The kernel forwards a
 // datagram on the core that sent it: one sender gets one core's worth of it, and --senders says what two get. Links are veth pairs:
@@ -79,6 +85,8 @@ type options struct {
 	among    *regexp.Regexp // contestants
 	senders  int
 	scaling  bool
+	reload   bool
+	flows    int // that reload is measured with
 	json     bool
 	svg      string // a file, or ""
 	profile  string // a file, or ""
@@ -93,6 +101,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.DurationVar(&o.time, "time", 2*time.Second, "how long a single measurement takes")
 	f.IntVar(&o.senders, "senders", 1, "how many threads send datagrams")
 	f.BoolVar(&o.scaling, "scaling", false, "measure as well what more guests, rules and flows cost; --only selects by scaling/guests/ and so on")
+	f.BoolVar(&o.reload, "reload", false, "measure what reloads and takeovers cost under load, and nothing else")
+	f.IntVar(&o.flows, "flows", reloadFlows, "how many flows --reload has")
 	f.BoolVar(&o.json, "json", false, "print JSON, with the values of every round")
 	f.StringVar(&o.svg, "svg", "", "write a plot of the ratios to a `file`")
 	f.StringVar(&o.profile, "profile", "", "write where the first program's processor time went to a `file` (go tool pprof), from its start to its end")
@@ -110,8 +120,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if f.NArg() > 0 || o.n < 1 || o.senders < 1 || o.time <= 0 {
-		return o, errors.New("no arguments; --rounds, --senders and --time are above 0")
+	if f.NArg() > 0 || o.n < 1 || o.senders < 1 || o.time <= 0 || o.flows < leastFlows {
+		return o, fmt.Errorf("no arguments; --rounds, --senders and --time are above 0, --flows is %d or more", leastFlows)
+	}
+	if o.reload && (o.scaling || o.svg != "") {
+		return o, errors.New("--reload measures nothing else: leave --scaling and --svg out")
 	}
 	return o, nil
 }
@@ -147,7 +160,12 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	if rep.Facts, err = facts(o); err != nil {
 		return err
 	}
-	if err := o.usual(ctx, rep); err != nil {
+	if o.reload {
+		err = o.reloads(ctx, rep)
+	} else {
+		err = o.usual(ctx, rep)
+	}
+	if err != nil {
 		return err
 	}
 	if o.scaling {
@@ -155,7 +173,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 			return err
 		}
 	}
-	if len(rep.Rows)+len(rep.Scaling) == 0 {
+	if len(rep.Rows)+len(rep.Scaling) == 0 && rep.Reloads == nil {
 		return fmt.Errorf("no measure matches %s", o.only)
 	}
 	if o.svg != "" {

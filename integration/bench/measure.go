@@ -54,6 +54,7 @@ type column struct {
 type measure struct {
 	name    string // what --only selects by
 	columns []column
+	setUp   time.Duration // what it takes beyond its time and slack
 	run     func(ctx context.Context, c *contestant, d time.Duration) ([]float64, error)
 }
 
@@ -125,7 +126,8 @@ func (r rounds) run(ctx context.Context, list []measure, cs []*contestant) ([]ro
 }
 
 func (r rounds) one(ctx context.Context, m measure, c *contestant) ([]float64, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, r.time+slack, fmt.Errorf("it takes more than %s", r.time+slack))
+	most := r.time + slack + m.setUp
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("it takes more than %s", most))
 	defer cancel()
 	return m.run(ctx, c, r.time)
 }

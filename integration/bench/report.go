@@ -21,6 +21,7 @@ type report struct {
 	Base    int      // the index of the one that the others are held against
 	Rows    []row
 	Scaling []scaled
+	Reloads *reloaded // nil: not measured
 }
 
 // fact is something about the machine, or about the run.
@@ -103,6 +104,10 @@ func (r *report) write(w io.Writer) error {
 		if err := s.write(w); err != nil {
 			return err
 		}
+	}
+	if r.Reloads != nil {
+		fmt.Fprintln(w)
+		return r.Reloads.write(w)
 	}
 	return nil
 }

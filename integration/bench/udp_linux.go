@@ -212,6 +212,15 @@ func (s *stream) sender(n *lab.NS, link string) error {
 type counter struct{ fd int }
 
 func (s *stream) counter(n *lab.NS, link string, f family, to bool) error {
+	fd, err := datagrams(n, link, f, to, 1) // a full buffer is the cheapest to count with: there is nothing to copy or to wake up for
+	if err == nil {
+		s.counts = append(s.counts, &counter{fd})
+	}
+	return err
+}
+
+// datagrams is a socket that receives the datagrams of a family to or from udpPort on a link, with a buffer of so many bytes.
+func datagrams(n *lab.NS, link string, f family, to bool, buffer int) (int, error) {
 	etherType, proto, ports := uint16(unix.ETH_P_IP), uint32(23), uint32(34)
 	if f == ipv6 {
 		etherType, proto, ports = unix.ETH_P_IPV6, 20, 54
@@ -219,9 +228,8 @@ func (s *stream) counter(n *lab.NS, link string, f family, to bool) error {
 	if to {
 		ports += 2
 	}
-	fd, err := n.PacketSocket(link, etherType, func(fd int) error {
-		// A full buffer is the cheapest to count with: there is nothing to copy or to wake up for.
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
+	return n.PacketSocket(link, etherType, func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer); err != nil {
 			return os.NewSyscallError("setsockopt", err)
 		}
 		return lab.AttachFilter(fd, []bpf.Instruction{
@@ -233,10 +241,6 @@ func (s *stream) counter(n *lab.NS, link string, f family, to bool) error {
 			bpf.RetConstant{Val: 0},
 		})
 	})
-	if err == nil {
-		s.counts = append(s.counts, &counter{fd})
-	}
-	return err
 }
 
 // take is how many came since the last time. The kernel's number has those that found the buffer full.
@@ -282,7 +286,12 @@ func (s *stream) send(b *burst, at, n int) (int, error) {
 	for i := range n {
 		b.iovs[i].Base = &s.frames[(at+i)%flows*s.size]
 	}
-	k, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.senders[sender]), uintptr(unsafe.Pointer(&b.msgs[0])), uintptr(n), 0, 0, 0)
+	return b.send(s.senders[sender], n)
+}
+
+// send sends the first n frames on a socket and returns how many it took.
+func (b *burst) send(fd, n int) (int, error) {
+	k, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.msgs[0])), uintptr(n), 0, 0, 0)
 	switch errno {
 	case 0:
 		return int(k), nil
