@@ -360,7 +360,7 @@ func TestOffloadTakenAway(t *testing.T) {
 // A kernel whose sockets do not take the program leaves everything to the router.
 func TestOffloadRefused(t *testing.T) {
 	l := buildLab(t, "", lab.Options{})
-	must(t, l.Dom0.Do(func() error { return os.WriteFile("/proc/sys/net/core/optmem_max", []byte("2500"), 0) }))
+	must(t, l.Dom0.Do(func() error { return os.WriteFile("/proc/sys/net/core/optmem_max", []byte("4000"), 0) }))
 	p := startRouter(t, l, "--offload", "--workers", "1")
 	contains(t, p.Log(), "the kernel forwards nothing by itself; the router does")
 	c := openTCP(t, l.Guests[0].Node, l.Internet, l.Internet.Addr4(), 443)
