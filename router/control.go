@@ -57,7 +57,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/vifs", r.root(r.answerVifs))
 	var server *http.Server
 	mux.HandleFunc("POST /v1/takeover", r.root(func(w http.ResponseWriter, _ *http.Request) {
-		if r.serveTakeOver(w) {
+		if r.serveTakeOver(ctx, w) {
 			server.Close()
 		}
 	}))

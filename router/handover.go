@@ -30,17 +30,21 @@ import (
 //	forwards
 //
 // What the kernel receives meanwhile waits in the links' queues. The one that runs goes on as if nothing had been when the next one errs, ends, or takes
-// longer than it may, before it has said taken; when the one that runs ends, the next one has what was sent to it.
+// longer than it may, before it has said taken; when the one that runs ends, the next one has what was sent to it. One that is told to end says so first, and
+// puts back what it has found only when the next one has let go of everything.
 const takeOverVersion = 1
 
 // How long a side waits for the other's next message: while packets pass, and while they do not.
 const (
 	setUpWait  = 30 * time.Second
 	frozenWait = 5 * time.Second
+	leaveWait  = 10 * time.Second // for the end of one that does not take over after all
 )
 
 // ErrHandedOver is what Run returns when another process has taken over: links and dom0 are that one's.
 var ErrHandedOver = errors.New("another process has taken over")
+
+var errStopped = errors.New("this router is being stopped: start the next one when it has ended")
 
 // Namespace is dom0's kernel, as package dom0 has it.
 type Namespace interface {
@@ -97,8 +101,8 @@ func (r *Router) linkNames() (names [stack.Host + 1]string) {
 	return names
 }
 
-// serveTakeOver answers POST /v1/takeover and tells whether another process has taken over.
-func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
+// serveTakeOver answers POST /v1/takeover and tells whether another process has taken over. When ctx ends, this router is being stopped.
+func (r *Router) serveTakeOver(ctx context.Context, w http.ResponseWriter) bool {
 	if err := r.cannotHandOver(); err != nil {
 		http.Error(w, err.Error(), http.StatusNotImplemented)
 		return false
@@ -112,6 +116,10 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 		return false
 	}
 	defer r.handing.Unlock()
+	if ctx.Err() != nil { // Run has not waited for this one
+		http.Error(w, errStopped.Error(), http.StatusServiceUnavailable)
+		return false
+	}
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		r.log.Error("handing over failed", "error", err)
@@ -120,13 +128,13 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 	defer c.Close()
 	_ = c.SetDeadline(time.Time{})
 	p := &peer{c: c.(*net.UnixConn)}
+	defer context.AfterFunc(ctx, p.stop)()
 	_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: udrouter-takeover\r\n\r\n")
 	if err == nil {
 		err = r.handOver(p)
 	}
 	if err != nil {
-		_ = p.send(takeOverMessage{Error: err.Error()}, nil)
-		r.log.Error("another process wanted to take over and did not; this one goes on", "error", err)
+		r.log.Error("another process wanted to take over and did not", "error", err)
 		return false
 	}
 	r.log.Info("another process has taken over")
@@ -142,6 +150,13 @@ func (r *Router) cannotHandOver() error {
 }
 
 func (r *Router) handOver(p *peer) (err error) {
+	undo := func() error { return nil }
+	defer func() {
+		if err != nil { // as if nothing had been
+			_ = p.send(takeOverMessage{Error: err.Error()}, nil)
+			err = errors.Join(err, undo())
+		}
+	}()
 	r.reloading.Lock() // the next one reads the file itself
 	defer r.reloading.Unlock()
 	hello, _, err := p.receive(setUpWait)
@@ -159,15 +174,15 @@ func (r *Router) handOver(p *peer) (err error) {
 	}
 	fds, files := []int{lock}, []descriptorFor{forLock}
 	suspended := r.suspendOffload()
+	defer func() { stack.CloseAll(fds) }()
 	resume := func() {}
-	defer func() {
-		stack.CloseAll(fds)
-		if err != nil { // as if nothing had been
-			err = errors.Join(err, r.Uplink.SetFilter(r.current.Load().filter()))
-			resume()
-			err = errors.Join(err, r.resumeOffload(), r.Dom0.Resume())
-		}
-	}()
+	undo = func() error {
+		err := r.Uplink.SetFilter(r.current.Load().filter())
+		resume()
+		err = errors.Join(err, r.resumeOffload())
+		p.awaitEnd(leaveWait) // until then it may still set dom0 up, and note what it has found there
+		return errors.Join(err, r.Dom0.Resume())
+	}
 	if suspended != nil {
 		return suspended
 	}
