@@ -61,8 +61,8 @@ func (r *Router) serveControl(ctx context.Context) error {
 			server.Close()
 		}
 	}))
-	mux.HandleFunc("POST /v1/keep", r.root(func(w http.ResponseWriter, _ *http.Request) {
-		if err := r.keep(); err != nil {
+	mux.HandleFunc("POST /v1/keep", r.root(func(w http.ResponseWriter, req *http.Request) {
+		if err := r.keep(req.URL.Query()); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 		}
 	}))

@@ -101,6 +101,23 @@ func (r *Router) linkNames() (names [stack.Host + 1]string) {
 	return names
 }
 
+// linksOf are the names of a configuration's links.
+func linksOf(cfg *config.Config) (names [stack.Host + 1]string) {
+	names[stack.Guests], names[stack.UplinkSide] = cfg.Bridge.TAP, cfg.Uplink.Name
+	if cfg.Host != nil {
+		names[stack.Host] = cfg.Host.Interface
+	}
+	return names
+}
+
+// sameLinks refuses to hand over to who has links of other names.
+func (r *Router) sameLinks(next [stack.Host + 1]string) error {
+	if now := r.linkNames(); next != now {
+		return fmt.Errorf("the links are %q and would be %q: stop this router and start the next one; connections do not go on then", now, next)
+	}
+	return nil
+}
+
 // serveTakeOver answers POST /v1/takeover and tells whether another process has taken over. When ctx ends, this router is being stopped.
 func (r *Router) serveTakeOver(ctx context.Context, w http.ResponseWriter) bool {
 	if err := r.cannotHandOver(); err != nil {
@@ -165,8 +182,11 @@ func (r *Router) handOver(p *peer) (err error) {
 		return err
 	case hello.Version != takeOverVersion:
 		return fmt.Errorf("the next process speaks version %d of the protocol, and this one %d: stop this one and start that", hello.Version, takeOverVersion)
-	case hello.Links == nil || *hello.Links != r.linkNames():
-		return fmt.Errorf("the links are %q and would be others: stop this router and start the next one", r.linkNames())
+	case hello.Links == nil:
+		return errors.New("the next process names no links")
+	}
+	if err := r.sameLinks(*hello.Links); err != nil {
+		return err
 	}
 	lock, err := r.Dom0.Hold()
 	if err != nil {
@@ -296,10 +316,7 @@ func (h *Heritage) begin(cfg *config.Config) error {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return fmt.Errorf("it answers %s: %s", resp.Status, why)
 	}
-	links := [stack.Host + 1]string{stack.Guests: cfg.Bridge.TAP, stack.UplinkSide: cfg.Uplink.Name}
-	if cfg.Host != nil {
-		links[stack.Host] = cfg.Host.Interface
-	}
+	links := linksOf(cfg)
 	if err := h.p.send(takeOverMessage{Version: takeOverVersion, Links: &links, Socket: cfg.Control.Socket}, nil); err != nil {
 		return err
 	}
@@ -371,6 +388,7 @@ func (h *Heritage) Taken() error {
 		defer h.listener.SetUnlinkOnClose(true) // from here on the path is this router's to remove
 	}
 	if h.Stored() {
+		h.Discard(&h.Host) // what the configuration has no use for any more
 		return h.forget()
 	}
 	defer h.p.c.Close()

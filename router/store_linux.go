@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"udrouter/config"
 	"udrouter/stack"
 )
 
@@ -33,13 +35,32 @@ func UnderSystemd() bool {
 	return os.Getenv("NOTIFY_SOCKET") != "" && os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
 }
 
-// keep has the router leave everything to the next process if it is told to end within keepTime.
-func (r *Router) keep() error {
+// KeepPath is what to post for the router to leave everything to the next process, whose configuration this is.
+func KeepPath(cfg *config.Config) string {
+	query := url.Values{}
+	for side, name := range linksOf(cfg) {
+		query.Set(string(linkFiles[side]), name)
+	}
+	return "/v1/keep?" + query.Encode()
+}
+
+// keep has the router leave everything to the next process if it is told to end within keepTime. It refuses where the query names other links than it
+// has; who names none answers for them.
+func (r *Router) keep(query url.Values) error {
 	if err := r.cannotHandOver(); err != nil {
 		return err
 	}
 	if !UnderSystemd() {
 		return errors.New("this router is no service of systemd's: udrouter run --takeover takes over from it")
+	}
+	if len(query) > 0 {
+		var next [stack.Host + 1]string
+		for side, what := range linkFiles {
+			next[side] = query.Get(string(what))
+		}
+		if err := r.sameLinks(next); err != nil {
+			return err
+		}
 	}
 	r.keepUntil.Store(int64(r.now() + keepTime))
 	return nil
@@ -195,6 +216,13 @@ func FromStore() *Heritage {
 		}
 	}
 	return h
+}
+
+// Discard closes descriptors from systemd's store that cannot be used, or not any more, and deletes the devices, where the router has
+// made them.
+func (h *Heritage) Discard(fds *[]int) {
+	stack.Discard(*fds)
+	*fds = nil
 }
 
 // forget has systemd's store let go of everything, so that nothing outlives this process but what it leaves itself.
