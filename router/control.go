@@ -40,6 +40,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one
 		a := ReloadAnswer{Diagnostics: []Diagnostic{}}
 		err := r.Reload()
+		r.leaveToNext()
 		var bad *ReloadError
 		if errors.As(err, &bad) {
 			a.Text, a.Diagnostics = bad.Text, bad.Diagnostics
@@ -80,6 +81,13 @@ func (r *Router) serveControl(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// leaveToNext ends a request without an answer where another process has taken over: who has asked asks that one.
+func (r *Router) leaveToNext() {
+	if r.handedOver.Load() {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // root lets only root in.

@@ -261,8 +261,8 @@ func (r *Router) handOver(p *peer) (err error) {
 	if ok {
 		listener.SetUnlinkOnClose(listener.Addr().String() != hello.Socket)
 	}
+	r.handedOver.Store(true) // before dom0 is closed: who asks for something that fails by that asks the next one
 	r.Dom0.Leave()
-	r.handedOver.Store(true)
 	_ = p.send(takeOverMessage{Step: stepReleased}, nil) // the next one goes by the connection's end as well
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -339,6 +340,52 @@ func TestTakeOverFromOneThatFails(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
+}
+
+// Who asks a router that has handed over for something that concerns dom0 has no answer, so that it asks the next one.
+func TestHandedOverAnswersNobody(t *testing.T) {
+	s, _, _, ended := lending(t)
+	h, err := TakeOver(t.Context(), s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := h.Freeze()
+	if err != nil || f == nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	answer := make(chan string, 1)
+	conn, err := net.Dial("unix", s.Config.Control.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /v1/reload HTTP/1.1\r\nHost: udrouter\r\nContent-Length: 0\r\n\r\n"); err != nil { // which waits until it has handed over
+		t.Fatal(err)
+	}
+	go func() {
+		b, _ := io.ReadAll(conn)
+		answer <- string(b)
+	}()
+	if err := h.Taken(); err != nil {
+		t.Error(err)
+	}
+	if got := <-answer; got != "" {
+		t.Errorf("it has answered %q", got)
+	}
+	if err := <-ended; !errors.Is(err, ErrHandedOver) {
+		t.Errorf("Run returned %v", err)
+	}
+	if err := s.Reload(); !errors.Is(err, ErrHandedOver) {
+		t.Errorf("a reload: %v", err)
+	}
+	w := httptest.NewRecorder()
+	defer func() {
+		if e := recover(); e != http.ErrAbortHandler {
+			t.Errorf("a vif: answered %d %s, %v", w.Code, w.Body, e)
+		}
+	}()
+	s.answerVif(w, httptest.NewRequest(http.MethodPost, "/v1/vifs?vif=vif1.0", nil))
 }
 
 // A service of systemd's is only who has been started by it, not what others start or it has started itself.

@@ -103,8 +103,8 @@ func (r *Router) Store() error {
 			l.(handable).Release()
 		}
 	}
-	r.Dom0.Leave()
 	r.handedOver.Store(true)
+	r.Dom0.Leave()
 	return nil
 }
 
