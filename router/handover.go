@@ -124,7 +124,7 @@ func (r *Router) serveTakeOver(ctx context.Context, w http.ResponseWriter) bool 
 		http.Error(w, err.Error(), http.StatusNotImplemented)
 		return false
 	}
-	if UnderSystemd() { // it would start this one again, beside the next
+	if startedBySystemd() { // it would start this one again, beside the next
 		http.Error(w, "this router is a service of systemd's: udrouter upgrade", http.StatusConflict)
 		return false
 	}

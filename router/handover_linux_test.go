@@ -418,7 +418,14 @@ func TestTakeOverForbidden(t *testing.T) {
 	if got := ask(); !strings.Contains(got, "udrouter upgrade") {
 		t.Error(got)
 	}
-	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("NOTIFY_SOCKET", "") // of Type=simple
+	if got := ask(); !strings.Contains(got, "udrouter upgrade") {
+		t.Error(got)
+	}
+	if err := s.keep(nil); err == nil || !strings.Contains(err.Error(), "Type=notify") {
+		t.Errorf("asked to keep: %v", err)
+	}
+	t.Setenv("SYSTEMD_EXEC_PID", "")
 	s.Dom0 = nil
 	if got := ask(); !strings.Contains(got, "cannot hand over") {
 		t.Error(got)

@@ -31,9 +31,10 @@ const storeWait = 5 * time.Second
 
 // UnderSystemd tells whether this process is the main one of a service that systemd wants to be told of (SYSTEMD_EXEC_PID in systemd.exec(5), since version 248). Others set
 // NOTIFY_SOCKET as well, such as start-stop-daemon, which awaits the start and is gone then; and what a service has started inherits its variables.
-func UnderSystemd() bool {
-	return os.Getenv("NOTIFY_SOCKET") != "" && os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
-}
+func UnderSystemd() bool { return os.Getenv("NOTIFY_SOCKET") != "" && startedBySystemd() }
+
+// startedBySystemd tells whether this process is the main one of any service.
+func startedBySystemd() bool { return os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()) }
 
 // KeepPath is what to post for the router to leave everything to the next process, whose configuration this is.
 func KeepPath(cfg *config.Config) string {
@@ -50,7 +51,11 @@ func (r *Router) keep(query url.Values) error {
 	if err := r.cannotHandOver(); err != nil {
 		return err
 	}
-	if !UnderSystemd() {
+	switch {
+	case UnderSystemd():
+	case startedBySystemd():
+		return errors.New("this router is a service of systemd's, but not of Type=notify, which an upgrade without loss wants: systemctl restart it, or give it that type")
+	default:
 		return errors.New("this router is no service of systemd's: udrouter run --takeover takes over from it")
 	}
 	if len(query) > 0 {
