@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"udrouter/config"
 	"udrouter/integration/lab"
+	"udrouter/router"
 )
 
 // manager is what a service sees of systemd: a socket for notifications, and a store of descriptors.
@@ -121,6 +123,52 @@ func startService(t *testing.T, l *lab.Lab, notify string, files []*os.File, env
 	must(t, err)
 	showLog(t, p)
 	return p
+}
+
+// A service that is asked to keep links for a configuration that names others refuses. Where the file is changed after that, the next one says that what was kept is of no
+// use, and forgets it: it does not meet it again at each start.
+func TestUpgradeOfServiceWithOtherLinks(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	before, err := l.Dom0State()
+	must(t, err)
+	m, dir := startManager(t), t.TempDir()
+	file, err := l.ConfigPath()
+	must(t, err)
+	src := readFile(t, file)
+	args := []string{"--state", dir, "--socket", filepath.Join(dir, "control.sock"), "--workers", "2"}
+	for i, c := range []struct{ old, new string }{{`tap = "udr0"`, `tap = "udr1"`}, {`interface = "udrhost"`, `interface = "udrh1"`}} {
+		changed := strings.Replace(src, c.old, c.new, 1)
+		if changed == src {
+			t.Fatalf("the file has no %s:\n%s", c.old, src)
+		}
+		other := writeFile(t, t.TempDir(), "router.hcl", []byte(changed), 0o600)
+		p := m.start(t, l, args...)
+		p.Socket = filepath.Join(dir, "control.sock")
+		cfg, diags := config.Load(other)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		if _, err := p.Post(testContext(t), router.KeepPath(cfg)); err == nil || !strings.Contains(err.Error(), "would be") {
+			t.Errorf("%s: asked to keep: %v", c.new, err)
+		}
+		cfg, _ = config.Load(file)
+		_, err := p.Post(testContext(t), router.KeepPath(cfg))
+		must(t, err)
+		must(t, p.Stop())
+		if n := m.stored(); n != 2+2+1+1 {
+			t.Fatalf("%d descriptors are in the store", n)
+		}
+		p = m.start(t, l, append([]string{"-c", other}, args...)...)
+		contains(t, p.Log(), "cannot be used")
+		if n := m.stored(); n != 0 {
+			t.Errorf("%d descriptors stay in the store", n)
+		}
+		guest := l.Guests[0].Node
+		conn := openTCP(t, guest, l.Internet, l.Internet.Addr4(), 443+i)
+		must(t, conn.Check(testContext(t)))
+		must(t, p.Stop())
+		same(t, l, before)
+	}
 }
 
 // As a service the router leaves links and flows in systemd's store when it was asked to and is restarted: connections and datagrams go on. Without being

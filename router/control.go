@@ -40,6 +40,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one
 		a := ReloadAnswer{Diagnostics: []Diagnostic{}}
 		err := r.Reload()
+		r.leaveToNext()
 		var bad *ReloadError
 		if errors.As(err, &bad) {
 			a.Text, a.Diagnostics = bad.Text, bad.Diagnostics
@@ -57,12 +58,12 @@ func (r *Router) serveControl(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/vifs", r.root(r.answerVifs))
 	var server *http.Server
 	mux.HandleFunc("POST /v1/takeover", r.root(func(w http.ResponseWriter, _ *http.Request) {
-		if r.serveTakeOver(w) {
+		if r.serveTakeOver(ctx, w) {
 			server.Close()
 		}
 	}))
-	mux.HandleFunc("POST /v1/keep", r.root(func(w http.ResponseWriter, _ *http.Request) {
-		if err := r.keep(); err != nil {
+	mux.HandleFunc("POST /v1/keep", r.root(func(w http.ResponseWriter, req *http.Request) {
+		if err := r.keep(req.URL.Query()); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 		}
 	}))
@@ -80,6 +81,13 @@ func (r *Router) serveControl(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// leaveToNext ends a request without an answer where another process has taken over: who has asked asks that one.
+func (r *Router) leaveToNext() {
+	if r.handedOver.Load() {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // root lets only root in.

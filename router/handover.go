@@ -30,17 +30,21 @@ import (
 //	forwards
 //
 // What the kernel receives meanwhile waits in the links' queues. The one that runs goes on as if nothing had been when the next one errs, ends, or takes
-// longer than it may, before it has said taken; when the one that runs ends, the next one has what was sent to it.
+// longer than it may, before it has said taken; when the one that runs ends, the next one has what was sent to it. One that is told to end says so first, and
+// puts back what it has found only when the next one has let go of everything.
 const takeOverVersion = 1
 
 // How long a side waits for the other's next message: while packets pass, and while they do not.
 const (
 	setUpWait  = 30 * time.Second
 	frozenWait = 5 * time.Second
+	leaveWait  = 10 * time.Second // for the end of one that does not take over after all
 )
 
 // ErrHandedOver is what Run returns when another process has taken over: links and dom0 are that one's.
 var ErrHandedOver = errors.New("another process has taken over")
+
+var errStopped = errors.New("this router is being stopped: start the next one when it has ended")
 
 // Namespace is dom0's kernel, as package dom0 has it.
 type Namespace interface {
@@ -97,13 +101,30 @@ func (r *Router) linkNames() (names [stack.Host + 1]string) {
 	return names
 }
 
-// serveTakeOver answers POST /v1/takeover and tells whether another process has taken over.
-func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
+// linksOf are the names of a configuration's links.
+func linksOf(cfg *config.Config) (names [stack.Host + 1]string) {
+	names[stack.Guests], names[stack.UplinkSide] = cfg.Bridge.TAP, cfg.Uplink.Name
+	if cfg.Host != nil {
+		names[stack.Host] = cfg.Host.Interface
+	}
+	return names
+}
+
+// sameLinks refuses to hand over to who has links of other names.
+func (r *Router) sameLinks(next [stack.Host + 1]string) error {
+	if now := r.linkNames(); next != now {
+		return fmt.Errorf("the links are %q and would be %q: stop this router and start the next one; connections do not go on then", now, next)
+	}
+	return nil
+}
+
+// serveTakeOver answers POST /v1/takeover and tells whether another process has taken over. When ctx ends, this router is being stopped.
+func (r *Router) serveTakeOver(ctx context.Context, w http.ResponseWriter) bool {
 	if err := r.cannotHandOver(); err != nil {
 		http.Error(w, err.Error(), http.StatusNotImplemented)
 		return false
 	}
-	if UnderSystemd() { // it would start this one again, beside the next
+	if startedBySystemd() { // it would start this one again, beside the next
 		http.Error(w, "this router is a service of systemd's: udrouter upgrade", http.StatusConflict)
 		return false
 	}
@@ -112,6 +133,10 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 		return false
 	}
 	defer r.handing.Unlock()
+	if ctx.Err() != nil { // Run has not waited for this one
+		http.Error(w, errStopped.Error(), http.StatusServiceUnavailable)
+		return false
+	}
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		r.log.Error("handing over failed", "error", err)
@@ -120,13 +145,13 @@ func (r *Router) serveTakeOver(w http.ResponseWriter) bool {
 	defer c.Close()
 	_ = c.SetDeadline(time.Time{})
 	p := &peer{c: c.(*net.UnixConn)}
+	defer context.AfterFunc(ctx, p.stop)()
 	_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: udrouter-takeover\r\n\r\n")
 	if err == nil {
 		err = r.handOver(p)
 	}
 	if err != nil {
-		_ = p.send(takeOverMessage{Error: err.Error()}, nil)
-		r.log.Error("another process wanted to take over and did not; this one goes on", "error", err)
+		r.log.Error("another process wanted to take over and did not", "error", err)
 		return false
 	}
 	r.log.Info("another process has taken over")
@@ -142,6 +167,13 @@ func (r *Router) cannotHandOver() error {
 }
 
 func (r *Router) handOver(p *peer) (err error) {
+	undo := func() error { return nil }
+	defer func() {
+		if err != nil { // as if nothing had been
+			_ = p.send(takeOverMessage{Error: err.Error()}, nil)
+			err = errors.Join(err, undo())
+		}
+	}()
 	r.reloading.Lock() // the next one reads the file itself
 	defer r.reloading.Unlock()
 	hello, _, err := p.receive(setUpWait)
@@ -150,8 +182,11 @@ func (r *Router) handOver(p *peer) (err error) {
 		return err
 	case hello.Version != takeOverVersion:
 		return fmt.Errorf("the next process speaks version %d of the protocol, and this one %d: stop this one and start that", hello.Version, takeOverVersion)
-	case hello.Links == nil || *hello.Links != r.linkNames():
-		return fmt.Errorf("the links are %q and would be others: stop this router and start the next one", r.linkNames())
+	case hello.Links == nil:
+		return errors.New("the next process names no links")
+	}
+	if err := r.sameLinks(*hello.Links); err != nil {
+		return err
 	}
 	lock, err := r.Dom0.Hold()
 	if err != nil {
@@ -159,15 +194,15 @@ func (r *Router) handOver(p *peer) (err error) {
 	}
 	fds, files := []int{lock}, []descriptorFor{forLock}
 	suspended := r.suspendOffload()
+	defer func() { stack.CloseAll(fds) }()
 	resume := func() {}
-	defer func() {
-		stack.CloseAll(fds)
-		if err != nil { // as if nothing had been
-			err = errors.Join(err, r.Uplink.SetFilter(r.current.Load().filter()))
-			resume()
-			err = errors.Join(err, r.resumeOffload(), r.Dom0.Resume())
-		}
-	}()
+	undo = func() error {
+		err := r.Uplink.SetFilter(r.current.Load().filter())
+		resume()
+		err = errors.Join(err, r.resumeOffload())
+		p.awaitEnd(leaveWait) // until then it may still set dom0 up, and note what it has found there
+		return errors.Join(err, r.Dom0.Resume())
+	}
 	if suspended != nil {
 		return suspended
 	}
@@ -226,8 +261,8 @@ func (r *Router) handOver(p *peer) (err error) {
 	if ok {
 		listener.SetUnlinkOnClose(listener.Addr().String() != hello.Socket)
 	}
+	r.handedOver.Store(true) // before dom0 is closed: who asks for something that fails by that asks the next one
 	r.Dom0.Leave()
-	r.handedOver.Store(true)
 	_ = p.send(takeOverMessage{Step: stepReleased}, nil) // the next one goes by the connection's end as well
 	return nil
 }
@@ -281,10 +316,7 @@ func (h *Heritage) begin(cfg *config.Config) error {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return fmt.Errorf("it answers %s: %s", resp.Status, why)
 	}
-	links := [stack.Host + 1]string{stack.Guests: cfg.Bridge.TAP, stack.UplinkSide: cfg.Uplink.Name}
-	if cfg.Host != nil {
-		links[stack.Host] = cfg.Host.Interface
-	}
+	links := linksOf(cfg)
 	if err := h.p.send(takeOverMessage{Version: takeOverVersion, Links: &links, Socket: cfg.Control.Socket}, nil); err != nil {
 		return err
 	}
@@ -356,6 +388,7 @@ func (h *Heritage) Taken() error {
 		defer h.listener.SetUnlinkOnClose(true) // from here on the path is this router's to remove
 	}
 	if h.Stored() {
+		h.Discard(&h.Host) // what the configuration has no use for any more
 		return h.forget()
 	}
 	defer h.p.c.Close()

@@ -2,12 +2,14 @@ package router
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +24,33 @@ const (
 // peer is the other side of a hand-over.
 type peer struct {
 	c *net.UnixConn
+
+	mu      sync.Mutex // held while the deadline is set that stop sets
+	stopped bool
+}
+
+// stop ends receive with errStopped, now and from now on.
+func (p *peer) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	_ = p.c.SetReadDeadline(time.Unix(1, 0))
+}
+
+// due sets receive's deadline.
+func (p *peer) due(wait time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return errStopped
+	}
+	return p.c.SetReadDeadline(time.Now().Add(wait))
+}
+
+// awaitEnd waits until the other process has closed the connection.
+func (p *peer) awaitEnd(wait time.Duration) {
+	_ = p.c.SetReadDeadline(time.Now().Add(wait))
+	_, _ = io.Copy(io.Discard, p.c)
 }
 
 func (p *peer) send(m takeOverMessage, fds []int) error {
@@ -53,7 +82,9 @@ func (p *peer) sendAll(files []descriptorFor, fds []int) error {
 // receive waits for a message, and returns it with the descriptors beside it, which the caller closes, also after an error. Neither side sends another
 // message before the other has had its turn, but for those with More.
 func (p *peer) receive(wait time.Duration) (m takeOverMessage, fds []int, err error) {
-	_ = p.c.SetReadDeadline(time.Now().Add(wait))
+	if err := p.due(wait); err != nil {
+		return m, nil, err
+	}
 	line, oob, one := []byte(nil), make([]byte, unix.CmsgSpace(4*maxDescriptors)), make([]byte, 1)
 	for { // a byte at a time: what follows may have descriptors of its own
 		n, oobn, flags, _, err := p.c.ReadMsgUnix(one, oob)
@@ -67,6 +98,9 @@ func (p *peer) receive(wait time.Duration) (m takeOverMessage, fds []int, err er
 			got, e := rights(oob[:oobn])
 			fds = append(fds, got...)
 			err = errors.Join(err, e)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = cmp.Or(p.due(0), err)
 		}
 		if err != nil {
 			return m, fds, err

@@ -2,12 +2,14 @@ package router
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,6 +53,12 @@ func (g *ground) Leave()        { g.left.Add(1) }
 // lending is a router that runs and can be taken over, and what Run has returned.
 func lending(t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan error) {
 	t.Helper()
+	return lendingUntil(t.Context(), t)
+}
+
+// lendingUntil is lending until ctx ends.
+func lendingUntil(ctx context.Context, t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan error) {
+	t.Helper()
 	s = knowing(t, edit())
 	g = new(ground)
 	for i, side := range []stack.Side{stack.Guests, stack.UplinkSide, stack.Host} {
@@ -65,7 +73,7 @@ func lending(t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan er
 	}
 	ready := make(chan struct{})
 	ended = make(chan error, 1)
-	go func() { ended <- s.Run(t.Context(), func() { close(ready) }) }()
+	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
 	<-ready
 	return s, g, links, ended
 }
@@ -87,21 +95,78 @@ func forwards(t *testing.T, s *sim) {
 	}
 }
 
+// asked is a connection on which the router has agreed to be taken over from.
+func asked(t *testing.T, s *sim) *peer {
+	t.Helper()
+	conn, err := net.Dial("unix", s.Config.Control.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if _, err := io.WriteString(conn, "POST /v1/takeover HTTP/1.1\r\nHost: udrouter\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	return &peer{c: conn.(*net.UnixConn)}
+}
+
+// ownLinks are the links of lending's router.
+var ownLinks = [stack.Host + 1]string{stack.Guests: "udr0", stack.UplinkSide: "eth0", stack.Host: "udrhost"}
+
+// hear reads a message.
+func hear(p *peer) error {
+	_, fds, err := p.receive(frozenWait)
+	stack.CloseAll(fds)
+	return err
+}
+
+// Where the router that runs is stopped while another process takes over, that one is told, and links and dom0 are put back only when it has ended.
+func TestStoppedWhileHandingOver(t *testing.T) {
+	for _, steps := range [][]string{{}, {stepFreeze}} {
+		t.Run(fmt.Sprint(steps), func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			s, g, links, ended := lendingUntil(ctx, t)
+			p := asked(t, s)
+			if err := errors.Join(p.send(takeOverMessage{Version: takeOverVersion, Links: &ownLinks}, nil), hear(p)); err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range steps {
+				if err := errors.Join(p.send(takeOverMessage{Step: step}, nil), hear(p)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stop()
+			if err := hear(p); err == nil || !strings.Contains(err.Error(), "is being stopped") {
+				t.Errorf("the next one hears %v", err)
+			}
+			if g.held.Load() != 1 || g.resumed.Load() != 0 || g.left.Load() != 0 || len(ended) > 0 {
+				t.Errorf("dom0 is put back while the next one is at it: held %d times, resumed %d, left %d, ended %d", g.held.Load(), g.resumed.Load(), g.left.Load(), len(ended))
+			}
+			p.c.Close()
+			if err := <-ended; err != nil {
+				t.Errorf("Run returned %v", err)
+			}
+			if g.resumed.Load() != 1 || g.left.Load() != 0 || links[0].released.Load() || s.handedOver.Load() {
+				t.Errorf("resumed %d times, left %d", g.resumed.Load(), g.left.Load())
+			}
+		})
+	}
+}
+
 // Whatever a process that wants to take over does wrong, and wherever it ends, the router that runs goes on; and then hands over to one that does it right.
 func TestTakeOverFails(t *testing.T) {
 	s, g, links, ended := lending(t)
-	hello := takeOverMessage{Version: takeOverVersion, Links: &[stack.Host + 1]string{stack.Guests: "udr0", stack.UplinkSide: "eth0", stack.Host: "udrhost"}, Socket: s.Config.Control.Socket}
+	hello := takeOverMessage{Version: takeOverVersion, Links: &ownLinks, Socket: s.Config.Control.Socket}
 	otherLinks, otherVersion := hello, hello
 	otherVersion.Version++
 	otherLinks.Links = &[stack.Host + 1]string{stack.Guests: "udr1", stack.UplinkSide: "eth0", stack.Host: "udrhost"}
 	say := func(m takeOverMessage) func(*peer) error { return func(p *peer) error { return p.send(m, nil) } }
 	raw := func(text string) func(*peer) error {
 		return func(p *peer) error { _, err := io.WriteString(p.c, text); return err }
-	}
-	hear := func(p *peer) error {
-		_, fds, err := p.receive(frozenWait)
-		stack.CloseAll(fds)
-		return err
 	}
 	freeze, oops := say(takeOverMessage{Step: stepFreeze}), say(takeOverMessage{Error: "it does not work"})
 	held := int32(0)
@@ -128,24 +193,13 @@ func TestTakeOverFails(t *testing.T) {
 			return p.send(takeOverMessage{Step: "no"}, []int{0, 0, 0})
 		}}},
 	} {
-		conn, err := net.Dial("unix", s.Config.Control.Socket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := &peer{c: conn.(*net.UnixConn)}
-		if _, err := io.WriteString(conn, "POST /v1/takeover HTTP/1.1\r\nHost: udrouter\r\nContent-Length: 0\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("%s: %v, %v", c.name, resp, err)
-		}
+		p := asked(t, s)
 		for i, step := range c.steps {
 			if err := step(p); err != nil && i < len(c.steps)-1 {
 				t.Fatalf("%s: step %d: %v", c.name, i, err)
 			}
 		}
-		conn.Close()
+		p.c.Close()
 		for !s.handing.TryLock() { // until it is through
 			runtime.Gosched()
 		}
@@ -209,7 +263,6 @@ func TestTakeOverFromOneThatFails(t *testing.T) {
 	offer := func(p *peer) error {
 		return p.sendAll([]descriptorFor{forGuests, forUplink, forLock}, []int{fd, fd, fd})
 	}
-	hear := func(p *peer) error { _, _, err := p.receive(frozenWait); return err }
 	no := func(p *peer) error { return p.send(takeOverMessage{Error: "no"}, nil) }
 	snapshot := func(p *peer) error { return p.send(takeOverMessage{Files: []descriptorFor{forSnapshot}}, []int{fd}) }
 	step := func(name string) func(*peer) error {
@@ -289,6 +342,52 @@ func TestTakeOverFromOneThatFails(t *testing.T) {
 	}
 }
 
+// Who asks a router that has handed over for something that concerns dom0 has no answer, so that it asks the next one.
+func TestHandedOverAnswersNobody(t *testing.T) {
+	s, _, _, ended := lending(t)
+	h, err := TakeOver(t.Context(), s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := h.Freeze()
+	if err != nil || f == nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	answer := make(chan string, 1)
+	conn, err := net.Dial("unix", s.Config.Control.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /v1/reload HTTP/1.1\r\nHost: udrouter\r\nContent-Length: 0\r\n\r\n"); err != nil { // which waits until it has handed over
+		t.Fatal(err)
+	}
+	go func() {
+		b, _ := io.ReadAll(conn)
+		answer <- string(b)
+	}()
+	if err := h.Taken(); err != nil {
+		t.Error(err)
+	}
+	if got := <-answer; got != "" {
+		t.Errorf("it has answered %q", got)
+	}
+	if err := <-ended; !errors.Is(err, ErrHandedOver) {
+		t.Errorf("Run returned %v", err)
+	}
+	if err := s.Reload(); !errors.Is(err, ErrHandedOver) {
+		t.Errorf("a reload: %v", err)
+	}
+	w := httptest.NewRecorder()
+	defer func() {
+		if e := recover(); e != http.ErrAbortHandler {
+			t.Errorf("a vif: answered %d %s, %v", w.Code, w.Body, e)
+		}
+	}()
+	s.answerVif(w, httptest.NewRequest(http.MethodPost, "/v1/vifs?vif=vif1.0", nil))
+}
+
 // A service of systemd's is only who has been started by it, not what others start or it has started itself.
 func TestUnderSystemd(t *testing.T) {
 	own := strconv.Itoa(os.Getpid())
@@ -319,7 +418,14 @@ func TestTakeOverForbidden(t *testing.T) {
 	if got := ask(); !strings.Contains(got, "udrouter upgrade") {
 		t.Error(got)
 	}
-	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("NOTIFY_SOCKET", "") // of Type=simple
+	if got := ask(); !strings.Contains(got, "udrouter upgrade") {
+		t.Error(got)
+	}
+	if err := s.keep(nil); err == nil || !strings.Contains(err.Error(), "Type=notify") {
+		t.Errorf("asked to keep: %v", err)
+	}
+	t.Setenv("SYSTEMD_EXEC_PID", "")
 	s.Dom0 = nil
 	if got := ask(); !strings.Contains(got, "cannot hand over") {
 		t.Error(got)

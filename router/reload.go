@@ -62,10 +62,13 @@ type ReloadStatus struct {
 const maxLogged = 20
 
 // Reload reads the configuration anew and goes on with it, see takeOver. When it fails nothing has changed, but where the error says so. Of several calls at
-// a time one follows the other.
+// a time one follows the other. It is ErrHandedOver when another process has taken over, whose matter it is.
 func (r *Router) Reload() error {
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
+	if r.handedOver.Load() {
+		return ErrHandedOver
+	}
 	err := r.reload()
 	s := &ReloadStatus{At: time.Now()}
 	if err != nil {

@@ -188,6 +188,8 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	}
 	g.Go(func() error {
 		<-ctx.Done()
+		r.handing.Lock() // a hand-over that is under way hears of ctx as well, and undoes itself first
+		defer r.handing.Unlock()
 		var errs []error
 		for _, l := range open {
 			errs = append(errs, l.Close())

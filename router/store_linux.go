@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"udrouter/config"
 	"udrouter/stack"
 )
 
@@ -29,17 +31,41 @@ const storeWait = 5 * time.Second
 
 // UnderSystemd tells whether this process is the main one of a service that systemd wants to be told of (SYSTEMD_EXEC_PID in systemd.exec(5), since version 248). Others set
 // NOTIFY_SOCKET as well, such as start-stop-daemon, which awaits the start and is gone then; and what a service has started inherits its variables.
-func UnderSystemd() bool {
-	return os.Getenv("NOTIFY_SOCKET") != "" && os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
+func UnderSystemd() bool { return os.Getenv("NOTIFY_SOCKET") != "" && startedBySystemd() }
+
+// startedBySystemd tells whether this process is the main one of any service.
+func startedBySystemd() bool { return os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()) }
+
+// KeepPath is what to post for the router to leave everything to the next process, whose configuration this is.
+func KeepPath(cfg *config.Config) string {
+	query := url.Values{}
+	for side, name := range linksOf(cfg) {
+		query.Set(string(linkFiles[side]), name)
+	}
+	return "/v1/keep?" + query.Encode()
 }
 
-// keep has the router leave everything to the next process if it is told to end within keepTime.
-func (r *Router) keep() error {
+// keep has the router leave everything to the next process if it is told to end within keepTime. It refuses where the query names other links than it
+// has; who names none answers for them.
+func (r *Router) keep(query url.Values) error {
 	if err := r.cannotHandOver(); err != nil {
 		return err
 	}
-	if !UnderSystemd() {
+	switch {
+	case UnderSystemd():
+	case startedBySystemd():
+		return errors.New("this router is a service of systemd's, but not of Type=notify, which an upgrade without loss wants: systemctl restart it, or give it that type")
+	default:
 		return errors.New("this router is no service of systemd's: udrouter run --takeover takes over from it")
+	}
+	if len(query) > 0 {
+		var next [stack.Host + 1]string
+		for side, what := range linkFiles {
+			next[side] = query.Get(string(what))
+		}
+		if err := r.sameLinks(next); err != nil {
+			return err
+		}
 	}
 	r.keepUntil.Store(int64(r.now() + keepTime))
 	return nil
@@ -82,8 +108,8 @@ func (r *Router) Store() error {
 			l.(handable).Release()
 		}
 	}
-	r.Dom0.Leave()
 	r.handedOver.Store(true)
+	r.Dom0.Leave()
 	return nil
 }
 
@@ -195,6 +221,13 @@ func FromStore() *Heritage {
 		}
 	}
 	return h
+}
+
+// Discard closes descriptors from systemd's store that cannot be used, or not any more, and deletes the devices, where the router has
+// made them.
+func (h *Heritage) Discard(fds *[]int) {
+	stack.Discard(*fds)
+	*fds = nil
 }
 
 // forget has systemd's store let go of everything, so that nothing outlives this process but what it leaves itself.

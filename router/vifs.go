@@ -38,6 +38,9 @@ func (r *Router) Settle() error {
 	}
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
+	if r.handedOver.Load() {
+		return nil // it is the next one's matter, which looks itself
+	}
 	now := r.current.Load().plan.config
 	next, err := r.Hotplug.Attach(now)
 	if err != nil || next == now {
@@ -59,6 +62,7 @@ func (r *Router) answerVif(w http.ResponseWriter, req *http.Request) {
 	vif := req.URL.Query().Get("vif")
 	a := VifAnswer{Attached: config.Attached{Attachment: config.Attachment{Vif: vif}}}
 	err := r.Settle()
+	r.leaveToNext()
 	for _, b := range r.attached() {
 		if b.Vif == vif {
 			a.Attached = b
@@ -66,6 +70,7 @@ func (r *Router) answerVif(w http.ResponseWriter, req *http.Request) {
 	}
 	if err == nil && a.State == config.AttachBound {
 		err = r.Hotplug.Secured(vif, a.Index)
+		r.leaveToNext()
 	}
 	if err != nil {
 		a.Error = err.Error()

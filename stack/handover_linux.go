@@ -48,6 +48,18 @@ func CloseAll(fds []int) {
 	}
 }
 
+// Discard closes descriptors of a TAP or TUN that nobody goes on with, and deletes the device where the router has made it.
+func Discard(fds []int) {
+	for _, fd := range fds {
+		if ifr, err := unix.NewIfreq(""); err == nil && unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr) == nil {
+			if link, err := netlink.LinkByName(ifr.Name()); err == nil && link.Attrs().Alias == deviceAlias {
+				_ = netlink.LinkDel(link) // what stays is in nobody's way: no bridge lets it talk to guests
+			}
+		}
+	}
+	CloseAll(fds)
+}
+
 // Release has Close leave the device to whoever has its descriptors.
 func (t *TunTap) Release() {
 	t.mu.Lock()

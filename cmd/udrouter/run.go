@@ -132,7 +132,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 	if err != nil {
 		return err
 	}
-	h := heir{Heritage: router.FromStore()}
+	h := heir{Heritage: router.FromStore(), log: log}
 	if f.takeOver && h.Heritage == nil {
 		if h.Heritage, err = router.TakeOver(ctx, cfg); err != nil {
 			return err

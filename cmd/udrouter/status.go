@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -69,10 +70,35 @@ func ask(ctx context.Context, socket, path string) ([]byte, error) {
 	return body, err
 }
 
-// tell sends a request without a body to the control socket and returns status and body of the answer, for which it waits so long.
+// How often and how soon tell asks again.
+const (
+	askAgain   = 20
+	againPause = 50 * time.Millisecond
+)
+
+// unanswered tells whether a router has ended a connection without an answer: one that has ended, or that another process has just taken over from.
+func unanswered(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// tell sends a request without a body to the control socket and returns status and body of the answer, for which it waits so long. Where a router ends the
+// connection without one, it asks again, a few times: what is asked for may be done twice.
 func tell(ctx context.Context, socket, method, path string, wait time.Duration) (code int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	for range askAgain {
+		if code, body, err = tellOnce(ctx, socket, method, path); !unanswered(err) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(againPause):
+		}
+	}
+	return code, body, err
+}
+
+func tellOnce(ctx context.Context, socket, method, path string) (code int, body []byte, err error) {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}

@@ -17,6 +17,7 @@ import (
 type heir struct {
 	*router.Heritage // nil: nobody has
 
+	log   *slog.Logger
 	leave []func() // has Close of what was opened leave it to the router that runs
 }
 
@@ -41,26 +42,35 @@ func (h *heir) tap(name string, mtu, queues int) (t *stack.TunTap, err error) {
 	if h.Heritage == nil || h.Stored() && len(h.Guests) == 0 {
 		return stack.OpenTAP(name, mtu, queues)
 	}
-	return adopted(h, &h.Guests, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTAP(name, mtu, fds) })
+	return adopted(h, &h.Guests, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTAP(name, mtu, fds) },
+		func() (*stack.TunTap, error) { return stack.OpenTAP(name, mtu, queues) })
 }
 
 func (h *heir) tun(name string, mtu int) (*stack.TunTap, error) {
 	if h.Heritage == nil || h.Stored() && len(h.Host) == 0 {
 		return stack.OpenTUN(name, mtu, 1)
 	}
-	return adopted(h, &h.Host, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTUN(name, mtu, fds) })
+	return adopted(h, &h.Host, func(fds []int) (*stack.TunTap, error) { return stack.AdoptTUN(name, mtu, fds) },
+		func() (*stack.TunTap, error) { return stack.OpenTUN(name, mtu, 1) })
 }
 
 func (h *heir) uplink(name string, queues int) (*stack.Uplink, error) {
 	if h.Heritage == nil || h.Stored() && len(h.Uplink) == 0 {
 		return stack.OpenUplink(name, stack.Filter{}, queues)
 	}
-	return adopted(h, &h.Uplink, func(fds []int) (*stack.Uplink, error) { return stack.AdoptUplink(name, fds) })
+	return adopted(h, &h.Uplink, func(fds []int) (*stack.Uplink, error) { return stack.AdoptUplink(name, fds) },
+		func() (*stack.Uplink, error) { return stack.OpenUplink(name, stack.Filter{}, queues) })
 }
 
-// adopted takes descriptors over, and notes that.
-func adopted[L interface{ Release() }](h *heir, fds *[]int, adopt func([]int) (L, error)) (L, error) {
+// adopted takes descriptors over, and notes that. Those of systemd's store that cannot be used, since their link has another name now or is gone, are discarded:
+// nobody else would, and each start would meet them again.
+func adopted[L interface{ Release() }](h *heir, fds *[]int, adopt func([]int) (L, error), anew func() (L, error)) (L, error) {
 	l, err := adopt(*fds)
+	if err != nil && h.Stored() {
+		h.log.Warn("what the router before this one has left in systemd's store cannot be used; the link is opened anew, and connections may not go on", "error", err)
+		h.Discard(fds)
+		return anew()
+	}
 	if err == nil {
 		*fds = nil
 		h.leave = append(h.leave, l.Release)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"udrouter/router"
 )
 
 func upgradeCommand() *cobra.Command {
@@ -27,7 +29,7 @@ unit is restarted. A router that is no service of systemd's goes on; start the n
 			if socket == "" {
 				socket = cfg.Control.Socket
 			}
-			code, body, err := tell(c.Context(), socket, http.MethodPost, "/v1/keep", 5*time.Second)
+			code, body, err := tell(c.Context(), socket, http.MethodPost, router.KeepPath(cfg), 5*time.Second)
 			switch {
 			case err != nil:
 				return err

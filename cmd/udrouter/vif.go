@@ -148,7 +148,7 @@ func (f *vifFlags) tell(ctx context.Context) (a router.VifAnswer, running bool, 
 	code, body, err := tell(ctx, f.socket, http.MethodPost, "/v1/vifs?vif="+url.QueryEscape(f.at.Vif), wait)
 	switch {
 	// One that is about to end may have taken the question.
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), unanswered(err):
 		return a, false, nil
 	case err != nil:
 		return a, false, err

@@ -43,7 +43,7 @@ func (d *Dom0) Resume() error {
 	d.wake()
 	err := d.lock.write(d.spec.Bridge)
 	if j, found, e := readJournal(d.spec.StateDir, d.boot, d.ns.cookie, d.spec.Bridge); found {
-		d.journal = j
+		d.journal, d.journalled = j, true
 	} else {
 		err = errors.Join(err, e)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,12 +40,18 @@ func takeLock(dir string, netns uint64, bridge string) (*lock, error) {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	path := filepath.Join(dir, stateName(netns)+".lock")
-	for {
+	for looked := 0; ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) // Go adds O_CLOEXEC
 		if err != nil {
 			return nil, fmt.Errorf("opening the lock: %w", err)
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) && looked < 3 { // by who only looks whether it is, for an instant
+			f.Close()
+			looked++
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			defer f.Close()
 			b := make([]byte, 64)

@@ -1,9 +1,9 @@
 package dom0
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -66,37 +66,84 @@ func Running(stateDir string) (pid int, err error) {
 
 // lockHolder is who has locked a file: to try the lock would have a router that starts at that moment find it taken. seen tells that it has the file open;
 // else the file is locked, and what it names may be another process. In a PID namespace of its own, /proc/locks does not have what is locked by
-// a process that has ended and given it on.
+// a process that has ended and given it on, nor by one outside: there the lock is tried after all, which takeLock reckons with.
 func lockHolder(path string) (held *HeldError, seen bool, err error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("reading the lock: %w", err)
 	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1000))
+	if err != nil {
+		return nil, false, fmt.Errorf("reading the lock: %w", err)
+	}
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
-	} else if err != nil {
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, false, fmt.Errorf("looking at %s: %w", path, err)
 	}
 	held = heldBy(b)
 	if hasOpen(held.PID, &st) {
 		return held, true, nil
 	}
-	f, err := os.Open("/proc/locks")
-	if err != nil {
-		return nil, false, fmt.Errorf("reading who holds locks: %w", err)
+	locked, err := isLocked(f, st.Ino)
+	if err == nil && !locked && !seesAll() {
+		locked = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 	}
-	defer f.Close()
-	inode := ":" + strconv.FormatUint(st.Ino, 10)
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if words := strings.Fields(s.Text()); slices.Contains(words, "FLOCK") && slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(w, inode) }) {
-			return held, false, nil
+	if err != nil || !locked {
+		return nil, false, err
+	}
+	return held, false, nil
+}
+
+// isLocked tells whether /proc/locks has an open file.
+func isLocked(f *os.File, inode uint64) (bool, error) {
+	device, err := deviceOf(f)
+	if err != nil {
+		return false, err
+	}
+	b, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return false, fmt.Errorf("reading who holds locks: %w", err)
+	}
+	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(device), unix.Minor(device), inode)
+	for line := range strings.Lines(string(b)) {
+		if words := strings.Fields(line); slices.Contains(words, "FLOCK") && slices.Contains(words, id) {
+			return true, nil
 		}
 	}
-	return nil, false, nil
+	return false, nil
+}
+
+// deviceOf is the device of an open file's file system, as /proc/locks has it: what stat tells is another one on btrfs and the like.
+func deviceOf(f *os.File) (uint64, error) {
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	if err != nil {
+		return 0, fmt.Errorf("looking at %s: %w", f.Name(), err)
+	}
+	_, rest, _ := strings.Cut(string(info), "mnt_id:")
+	id, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	mounts, err := os.ReadFile("/proc/self/mountinfo") // proc_pid_mountinfo(5): ID, parent's, major:minor
+	if err != nil {
+		return 0, fmt.Errorf("reading the mounts: %w", err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		var mount, parent string
+		var major, minor uint32
+		if n, _ := fmt.Sscanf(line, "%s %s %d:%d", &mount, &parent, &major, &minor); n == 4 && mount == id {
+			return unix.Mkdev(major, minor), nil
+		}
+	}
+	return 0, fmt.Errorf("looking at %s: no mount has it", f.Name())
+}
+
+// seesAll tells whether this process is in the first PID namespace, where /proc/locks has everybody's.
+func seesAll() bool {
+	const first = "pid:[4026531836]" // PROC_PID_INIT_INO
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && ns == first
 }
 
 // hasOpen tells whether a process has a file open, as far as it may be looked into.
