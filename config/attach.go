@@ -18,8 +18,11 @@ type Attachment struct {
 	Vif string `json:"vif"`
 	// Index is the interface's own. Kernels number interfaces in the order in which they appear, so that it tells a vif from an earlier one
 	// of the same name, and the port of a domain that has started anew from the one that it had before.
-	Index     int      `json:"index"`
-	Domain    string   `json:"domain,omitempty"`
+	Index  int    `json:"index"`
+	Domain string `json:"domain,omitempty"`
+	// Guest is who the domain is, in a word of the toolstack's such as its UUID. A name is chosen, and two may have one; where the word is another,
+	// so is the domain.
+	Guest     string   `json:"guest,omitempty"`
 	Device    int      `json:"device,omitempty"` // which of the domain's interfaces it is, from 0
 	MAC       string   `json:"mac"`
 	Addresses []string `json:"addresses,omitempty"` // addresses and prefixes
@@ -75,16 +78,19 @@ func (a Attachment) Equal(b Attachment) bool { return a.compare(&b) == 0 && a.In
 
 // compare puts older ones first. The rest makes the order total.
 func (a *Attachment) compare(b *Attachment) int {
-	return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Vif, b.Vif), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Device, b.Device),
+	return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Vif, b.Vif), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.Device, b.Device),
 		cmp.Compare(a.MAC, b.MAC), slices.Compare(a.Addresses, b.Addresses))
 }
 
 // device is whose port an attachment is, by which one replaces another.
 func (a *Attachment) device() string {
-	if a.Domain == "" {
-		return strings.ToLower(a.MAC)
+	switch {
+	case a.Guest != "":
+		return fmt.Sprintf("guest %s/%d", a.Guest, a.Device)
+	case a.Domain != "":
+		return fmt.Sprintf("domain %s/%d", a.Domain, a.Device)
 	}
-	return fmt.Sprintf("%s/%d", a.Domain, a.Device)
+	return strings.ToLower(a.MAC)
 }
 
 // current are those of the list that nothing has replaced, in its order.

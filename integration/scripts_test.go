@@ -56,13 +56,18 @@ func backend(domid, device int) string {
 	return fmt.Sprintf("/local/domain/0/backend/vif/%d/%d", domid, device)
 }
 
-// domain writes what the toolstack does before it calls the script.
+// domain writes what the toolstack does before it calls the script. The UUID goes by the name, unless the pairs have one as "vm".
 func (s *store) domain(domid int, name string, device int, pairs ...string) {
 	s.t.Helper()
 	b := backend(domid, device)
 	front := fmt.Sprintf("/local/domain/%d/device/vif/%d", domid, device)
-	s.set(fmt.Sprintf("/local/domain/%d/name", domid), name, b+"/frontend-id", fmt.Sprint(domid), b+"/frontend", front, b+"/bridge", "xenbr0", b+"/script", "vif-udrouter")
+	home := fmt.Sprintf("/local/domain/%d/", domid)
+	s.set(home+"name", name, home+"vm", "/vm/"+strings.TrimSuffix(name, "--incoming"), b+"/frontend-id", fmt.Sprint(domid), b+"/frontend", front, b+"/bridge", "xenbr0", b+"/script", "vif-udrouter")
 	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i] == "vm" {
+			s.set(home+"vm", pairs[i+1])
+			continue
+		}
 		s.set(b+"/"+pairs[i], pairs[i+1])
 	}
 }
@@ -145,6 +150,36 @@ func TestXenScript(t *testing.T) {
 	contains(t, p.xen(s, 1, 9, 0, "suspend"), "called with 'suspend type_if=vif'")
 	p.xen(s, 0, 9, 0, "add") // udev's, which is not for vifs
 	p.wantBound("at the end", "vif8.0=web-1")
+}
+
+// A domain is not another's because it is called so, or so that its name is another's while that migrates: it neither replaces its port nor gets its address.
+// Who has the UUID does.
+func TestXenNameIsNoIdentity(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	s := newStore(t)
+	victim := p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77")
+	s.domain(7, "web-1", 0, "vm", "/vm/1111", "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77")
+	p.xen(s, 0, 7, 0, "online")
+	p.guest("vif9.0", "00:16:3e:00:00:99", "192.0.2.77")
+	s.domain(9, "web-1--incoming", 0, "vm", "/vm/2222", "mac", "00:16:3e:00:00:99", "ip", "192.0.2.77")
+	contains(t, p.xen(s, 1, 9, 0, "online"), "Name used twice", "Address used twice")
+	p.xen(s, 0, 9, 0, "offline") // as the toolstack does then
+	p.wantBound("another domain of the name", "vif7.0=web-1")
+	ping(t, victim, p.Internet.Addr4())
+	// By a block of the file it is bound, as itself.
+	p.guest("vif10.0", "00:16:3e:00:00:03", "192.0.2.12")
+	s.domain(10, "web-1--incoming", 0, "vm", "/vm/3333", "mac", "00:16:3e:00:00:03")
+	p.xen(s, 0, 10, 0, "online")
+	p.wantBound("another domain of the name that the file has", "vif10.0=waits", "vif7.0=web-1")
+	ping(t, victim, p.Internet.Addr4())
+	again := p.guest("vif11.0", "00:16:3e:00:00:77", "192.0.2.77")
+	s.domain(11, "web-1--incoming", 0, "vm", "/vm/1111", "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77")
+	p.xen(s, 0, 11, 0, "online")
+	p.wantBound("migrated", "vif10.0=waits", "vif11.0=web-1")
+	ping(t, again, p.Internet.Addr4())
+	s.set("/local/domain/11/vm", "")
+	contains(t, p.xen(s, 1, 11, 0, "online"), "/local/domain/11/vm is not in xenstore")
 }
 
 // Without a router the domain starts, and its port is locked until there is one.
@@ -311,6 +346,25 @@ func TestProxmoxHookscript(t *testing.T) {
 	ping(t, g, p.Internet.Addr6())
 	hook("post-stop")
 	p.wantBound("stopped")
+}
+
+// Proxmox lets two VMs have one name. The second one is refused, and the first one goes on.
+func TestProxmoxNameUsedTwice(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	bin := t.TempDir()
+	const config = "name: web-pve\nnet0: virtio=%s,bridge=xenbr0\nipconfig0: ip=192.0.2.77/24\n"
+	hook := func(status int, id, mac string) string {
+		t.Helper()
+		must(t, os.WriteFile(filepath.Join(bin, "qm"), fmt.Appendf(nil, "#!/bin/sh\ncat <<'END'\n"+config+"END\n", mac), 0o755))
+		return p.run(status, "", "proxmox/udrouter.sh", []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, id, "post-start")
+	}
+	first := p.kvm("tap100i0", "bc:24:11:00:00:01", "192.0.2.77")
+	hook(0, "100", "BC:24:11:00:00:01")
+	p.kvm("tap200i0", "bc:24:11:00:00:02", "192.0.2.77")
+	contains(t, hook(1, "200", "BC:24:11:00:00:02"), "Name used twice")
+	p.wantBound("two of one name", "tap100i0=web-pve")
+	ping(t, first, p.Internet.Addr4())
 }
 
 // Whoever owns a guest may have a say in its name, its MAC, its addresses and what is written about it. None of that is a command, an option, a line

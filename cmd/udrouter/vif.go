@@ -99,6 +99,7 @@ port, which stays locked then.`,
 	c.Flags().StringVar(&f.at.MAC, "mac", "", "the guest's MAC")
 	c.Flags().StringArrayVar(&o.ips, "ip", nil, "addresses and prefixes from the domain's configuration, for guests of a template")
 	c.Flags().StringVar(&f.at.Domain, "domain", "", "the domain's name, by which templates match")
+	c.Flags().StringVar(&f.at.Guest, "guest", "", "who the domain is, in a word that nobody chooses who chooses its name, such as its UUID")
 	c.Flags().IntVar(&f.at.Device, "device", 0, "which of the domain's interfaces it is")
 	c.Flags().StringVar(&o.bridge, "bridge", "", "join this bridge, locked, and bring the interface up (default: it is a port already)")
 	c.Flags().IntVar(&o.mtu, "mtu", 0, "the interface's MTU in bytes (default, with --bridge: the bridge's)")

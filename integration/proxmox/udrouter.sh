@@ -49,7 +49,7 @@ post-start)
 				name=$port
 				continue
 			fi
-			$udrouter vif add --vif "$port" --mac "$mac" --ip "$ip" --domain "$name" --device "$number" ${UDROUTER_VIF_FLAGS:-} >&2 || status=1
+			$udrouter vif add --vif "$port" --mac "$mac" --ip "$ip" --domain "$name" --guest "$id" --device "$number" ${UDROUTER_VIF_FLAGS:-} >&2 || status=1
 		done
 		exit $status
 	}
