@@ -222,6 +222,7 @@ func TestXenEmulatedCard(t *testing.T) {
 
 const libvirtXML = `<domain type='kvm' id='3'>
   <name>web-kvm</name>
+  <uuid>c7a5fdbd-edaf-9455-926a-d65c16db1809</uuid>
   <metadata>
     <udrouter:guest xmlns:udrouter="urn:udrouter">
       <udrouter:ip mac="52:54:00:00:00:01">192.0.2.77 2001:db8:3:2:1::77</udrouter:ip>
@@ -415,8 +416,12 @@ func TestScriptsOfHostileGuests(t *testing.T) {
 	p.run(0, strings.Replace(libvirtXML, "  </metadata>", other+"  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
 	p.wantBound("an interface in the metadata", "vnet0=web-kvm", "vnet2=web-kvm.2")
 	p.run(0, libvirtXML, "libvirt/qemu", nil, "web-kvm", "stopped", "end", "-")
-	out := p.run(1, strings.Replace(libvirtXML, "  </metadata>", "<x><![CDATA[\n</metadata>\n"+other+"]]></x>  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
-	contains(t, out, "CDATA")
+	for _, around := range [][2]string{{"<![CDATA[", "]]>"}, {"<!-- ", " -->"}, {"<?p ", "?>"}, {"<metadata>", "</metadata>"}} {
+		text := "\n</metadata>\n" + other + "<metadata>\n"
+		p.run(0, strings.Replace(libvirtXML, "  </metadata>", "<x>"+around[0]+text+around[1]+"</x>  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
+		p.wantBound("an interface in the metadata's "+around[0], "vnet0=web-kvm", "vnet2=web-kvm.2")
+		p.run(0, libvirtXML, "libvirt/qemu", nil, "web-kvm", "stopped", "end", "-")
+	}
 	for _, text := range hostile {
 		p.run(1, libvirtXML, "libvirt/qemu", nil, text, "started", "begin", "-")
 	}

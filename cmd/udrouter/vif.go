@@ -32,7 +32,7 @@ func vifCommand() *cobra.Command {
 The scripts of Xen, libvirt and Proxmox call add and remove. What they tell is kept in the state directory: a router that starts
 later, or again, knows it. Both may be called twice, and late: the younger interface counts.`,
 	}
-	c.AddCommand(vifAddCommand(), vifRemoveCommand(), vifListCommand())
+	c.AddCommand(vifAddCommand(), vifRemoveCommand(), vifListCommand(), vifLibvirtCommand())
 	return c
 }
 
