@@ -27,6 +27,9 @@ type Attachment struct {
 	MAC       string   `json:"mac"`
 	Addresses []string `json:"addresses,omitempty"` // addresses and prefixes
 	Instance  string   `json:"instance,omitempty"`  // a word of the script's for this life of the device; "": none
+	// Refused has it rank behind all others for as long as its interface is there: what it was refused would else be its own as soon as the guest that
+	// has it starts anew, which is younger then.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // AttachState is what becomes of an Attachment.
@@ -53,7 +56,7 @@ const emulated = "-emu"
 
 // Attach binds what hotplug has named to the file's guests, and makes guests of its templates. The result depends on the file and on what is in the list, not
 // on its order: of attachments of one name, and of one device of one domain, the youngest counts, and of others that want the same the
-// oldest; what the file says comes before both. In the Config that it returns, nothing belongs to two. c stays as it is; where it is a result of
+// oldest, of those that were never refused before the others; what the file says comes before both. In the Config that it returns, nothing belongs to two. c stays as it is; where it is a result of
 // Attach itself, its Base is what the list is attached to.
 func (c *Config) Attach(list []Attachment) *Config {
 	if c.Base != nil {
@@ -67,13 +70,18 @@ func (c *Config) Attach(list []Attachment) *Config {
 		order[i] = &a.cfg.Attached[i]
 	}
 	slices.SortFunc(order, func(x, y *Attached) int { return x.Attachment.compare(&y.Attachment) })
-	for _, at := range a.current(order) {
-		a.attach(at)
+	current := a.current(order)
+	for _, behind := range []bool{false, true} {
+		for _, at := range current {
+			if at.Refused == behind {
+				a.attach(at)
+			}
+		}
 	}
 	return a.cfg
 }
 
-// Equal tells whether two attachments say the same.
+// Equal tells whether two attachments say the same. That one was refused since changes nothing by itself.
 func (a Attachment) Equal(b Attachment) bool { return a.compare(&b) == 0 && a.Instance == b.Instance }
 
 // compare puts older ones first. The rest makes the order total.

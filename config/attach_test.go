@@ -69,6 +69,7 @@ func TestAttach(t *testing.T) {
 		return Attachment{Vif: vif, Index: index, Domain: domain, MAC: mac(m), Addresses: addrs}
 	}
 	of := func(a Attachment, guest string) Attachment { a.Guest = guest; return a }
+	refused := func(a Attachment) Attachment { a.Refused = true; return a }
 	device := func(a Attachment, n int) Attachment { a.Device = n; return a }
 	for name, rows := range map[string][]row{
 		"nothing": nil,
@@ -106,6 +107,17 @@ func TestAttach(t *testing.T) {
 		"another domain's emulated card": {
 			{of(at("vif7.0", 7, "db", 9), "1"), AttachBound, "db", ""},
 			{of(at("vif7.0-emu", 8, "db", 10), "2"), AttachRefused, "", "Name used twice"},
+		},
+		"refused before, and the guest that had the address has started anew": {
+			{refused(at("vif7.0", 7, "thief", 9, "192.0.2.20")), AttachRefused, "", "Address used twice"},
+			{at("vif8.0", 8, "db", 10, "192.0.2.20"), AttachBound, "db", ""},
+		},
+		"refused before, and nobody wants the address": {
+			{refused(at("vif7.0", 7, "thief", 9, "192.0.2.20")), AttachBound, "thief", ""},
+		},
+		"refused before, and replaced by its own next life": {
+			{refused(at("vif7.0", 7, "db", 9, "192.0.2.20")), AttachReplaced, "", "vif8.0 is the younger"},
+			{at("vif8.0", 8, "db", 9, "192.0.2.20"), AttachBound, "db", ""},
 		},
 		"a guest that waits started anew": {
 			{at("vif7.0", 7, "waits", 2), AttachReplaced, "", "vif8.0 is the younger"},

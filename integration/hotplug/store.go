@@ -73,26 +73,53 @@ const suffix = ".json"
 
 func (s *Store) path(vif string) string { return filepath.Join(s.dir, url.PathEscape(vif)+suffix) }
 
-// Put notes an attachment, in place of an earlier one of the vif.
+// Put notes an attachment, in place of an earlier one of the vif. Where that has been refused, and is of the same interface, so is this one.
 func (s *Store) Put(a config.Attachment) error {
-	b, err := json.Marshal(record{s.boot, a})
-	if err != nil {
-		return fmt.Errorf("noting %s: %w", a.Vif, err)
-	}
-	err = s.locked(func() error {
-		tmp := s.path(a.Vif) + ".tmp"
-		if err := os.WriteFile(tmp, b, 0o600); err != nil {
-			return err
+	err := s.locked(func() error {
+		if was, err := s.read(s.path(a.Vif)); err == nil && was.Index == a.Index {
+			a.Refused = was.Refused
 		}
-		if err := own(tmp, s.dir); err != nil {
-			return err
-		}
-		return os.Rename(tmp, s.path(a.Vif))
+		return s.write(a)
 	})
 	if err != nil {
 		return fmt.Errorf("noting %s: %w", a.Vif, err)
 	}
 	return nil
+}
+
+// Refuse notes that an attachment has been refused, if it is there.
+func (s *Store) Refuse(vif string, index int) error {
+	err := s.locked(func() error {
+		a, err := s.read(s.path(vif))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && (a.Index != index || a.Refused) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		a.Refused = true
+		return s.write(a)
+	})
+	if err != nil {
+		return fmt.Errorf("noting that %s is refused: %w", vif, err)
+	}
+	return nil
+}
+
+// write writes an attachment's file.
+func (s *Store) write(a config.Attachment) error {
+	b, err := json.Marshal(record{s.boot, a})
+	if err != nil {
+		return err
+	}
+	tmp := s.path(a.Vif) + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	if err := own(tmp, s.dir); err != nil {
+		return err
+	}
+	return os.Rename(tmp, s.path(a.Vif))
 }
 
 // own gives what root has made to whom a directory belongs: the router's user, which may be another, has to read and remove it.

@@ -91,6 +91,36 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// That a vif was refused is known for as long as its interface is there, whatever is noted of it anew.
+func TestStoreRefused(t *testing.T) {
+	s, _ := open(t)
+	a := config.Attachment{Vif: "vif7.0", Index: 7, Domain: "a"}
+	refused := func(index int) bool {
+		t.Helper()
+		list, damaged := load(t, s, map[string]int{"vif7.0": index})
+		if len(list) != 1 || damaged != nil {
+			t.Fatalf("%+v, %v", list, damaged)
+		}
+		return list[0].Refused
+	}
+	must(t, s.Refuse("vif7.0", 7)) // which is not there
+	must(t, s.Put(a))
+	must(t, s.Refuse("vif7.0", 6)) // an earlier one of the name
+	if refused(7) {
+		t.Error("it is refused from the beginning")
+	}
+	must(t, s.Refuse("vif7.0", 7))
+	must(t, s.Put(a))
+	if !refused(7) {
+		t.Error("it is no more refused when it is noted again")
+	}
+	a.Index = 8
+	must(t, s.Put(a))
+	if refused(8) {
+		t.Error("another interface of the name is refused")
+	}
+}
+
 // Files of another boot mean nothing, and those that are none are forgotten and told of.
 func TestStoreOfAnotherBoot(t *testing.T) {
 	s, dir := open(t)
