@@ -43,7 +43,10 @@ func Open(stateDir string) (*Store, error) {
 	}
 	err = os.Mkdir(s.dir, 0o700)
 	if err == nil {
-		err = own(s.dir, stateDir)
+		var f *os.File
+		if f, err = openDir(s.dir); err == nil {
+			err = errors.Join(own(f, stateDir), f.Close())
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("making the directory of vifs: %w", err)
@@ -53,7 +56,7 @@ func Open(stateDir string) (*Store, error) {
 
 // locked does something while no other process changes the store.
 func (s *Store) locked(do func() error) error {
-	d, err := os.Open(s.dir)
+	d, err := openDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("opening the directory of vifs: %w", err)
 	}
@@ -67,6 +70,11 @@ func (s *Store) locked(do func() error) error {
 			return fmt.Errorf("locking %s: %w", s.dir, err)
 		}
 	}
+}
+
+// openDir opens a directory, and no link to one: the router's user may have put it there for root to follow.
+func openDir(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
 const suffix = ".json"
@@ -113,25 +121,37 @@ func (s *Store) write(a config.Attachment) error {
 		return err
 	}
 	tmp := s.path(a.Vif) + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) { // what a killed process has left
 		return err
 	}
-	if err := own(tmp, s.dir); err != nil {
+	// The directory is the router's user's, who may have put a link there.
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, own(f, s.dir), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, s.path(a.Vif))
 }
 
 // own gives what root has made to whom a directory belongs: the router's user, which may be another, has to read and remove it.
-func own(path, dir string) error {
+func own(f *os.File, dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	var has, want unix.Stat_t
+	if err := unix.Stat(dir, &want); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
-	return os.Lchown(path, int(st.Uid), int(st.Gid))
+	if err := unix.Fstat(int(f.Fd()), &has); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if has.Uid == want.Uid && has.Gid == want.Gid {
+		return nil // a confined router may not even ask
+	}
+	return f.Chown(int(want.Uid), int(want.Gid))
 }
 
 // Remove forgets a vif's attachment and tells whether there was one. One of another instance stays, where both are told: a vif of the name has come again.

@@ -55,6 +55,35 @@ func TestStoreIsTheRouters(t *testing.T) {
 	}
 }
 
+// The directory is the router's user's: root follows no link there.
+func TestStoreFollowsNoLinks(t *testing.T) {
+	const text = "somebody else's"
+	other := filepath.Join(t.TempDir(), "other")
+	must(t, os.WriteFile(other, []byte(text), 0o600))
+	s, dir := open(t)
+	a := config.Attachment{Vif: "vif7.0", Index: 7}
+	must(t, os.Symlink(other, s.path(a.Vif)+".tmp"))
+	must(t, os.Symlink(other, s.path(a.Vif)))
+	must(t, s.Put(a))
+	if b, err := os.ReadFile(other); err != nil || string(b) != text {
+		t.Errorf("the file that a link names has %q, %v", b, err)
+	}
+	if list, damaged := load(t, s, map[string]int{"vif7.0": 7}); len(list) != 1 || damaged != nil {
+		t.Errorf("%+v, %v", list, damaged)
+	}
+	elsewhere := t.TempDir()
+	must(t, os.RemoveAll(s.dir))
+	must(t, os.Symlink(elsewhere, s.dir))
+	if s, err := Open(dir); err == nil {
+		if err := s.Put(a); err == nil {
+			t.Error("the directory of vifs may be a link")
+		}
+	}
+	if files, _ := filepath.Glob(filepath.Join(elsewhere, "*")); len(files) > 0 {
+		t.Errorf("in the directory that a link names: %v", files)
+	}
+}
+
 // What was noted is there for another process, for as long as its interface is, and no longer.
 func TestStore(t *testing.T) {
 	s, dir := open(t)
