@@ -81,10 +81,15 @@ const suffix = ".json"
 
 func (s *Store) path(vif string) string { return filepath.Join(s.dir, url.PathEscape(vif)+suffix) }
 
-// Put notes an attachment, in place of an earlier one of the vif. Where that has been refused, and is of the same interface, so is this one.
+// Put notes an attachment, in place of an earlier one of the vif. Where that is of the same interface, it has to be of the same guest, or refused; so is this
+// one then.
 func (s *Store) Put(a config.Attachment) error {
 	err := s.locked(func() error {
 		if was, err := s.read(s.path(a.Vif)); err == nil && was.Index == a.Index {
+			another := differ(was.Guest, a.Guest) || (was.Guest == "" || a.Guest == "") && differ(was.Domain, a.Domain)
+			if another && !was.Refused {
+				return fmt.Errorf("it is the port of domain %q: `udrouter vif remove --vif %s` first, if it is not", was.Domain, a.Vif)
+			}
 			a.Refused = was.Refused
 		}
 		return s.write(a)
@@ -94,6 +99,9 @@ func (s *Store) Put(a config.Attachment) error {
 	}
 	return nil
 }
+
+// differ tells whether two words are there and are not the same.
+func differ(a, b string) bool { return a != "" && b != "" && a != b }
 
 // Refuse notes that an attachment has been refused, if it is there.
 func (s *Store) Refuse(vif string, index int) error {

@@ -150,6 +150,45 @@ func TestStoreRefused(t *testing.T) {
 	}
 }
 
+// The interface of a guest that is there is no other's, unless it was refused.
+func TestStoreOfAnotherGuest(t *testing.T) {
+	at := func(index int, guest, domain string) config.Attachment {
+		return config.Attachment{Vif: "vnet5", Index: index, Guest: guest, Domain: domain}
+	}
+	for name, c := range map[string]struct {
+		was, now config.Attachment
+		refused  bool // was
+		ok       bool
+	}{
+		"the same":              {at(5, "1", "a"), at(5, "1", "a"), false, true},
+		"under another name":    {at(5, "1", "a"), at(5, "1", "b"), false, true},
+		"another guest":         {at(5, "1", "a"), at(5, "2", "a"), false, false},
+		"another name":          {at(5, "", "a"), at(5, "", "b"), false, false},
+		"another, with a word":  {at(5, "", "a"), at(5, "2", "b"), false, false},
+		"the same, with a word": {at(5, "", "a"), at(5, "2", "a"), false, true},
+		"nobody has said whose": {at(5, "", ""), at(5, "2", "b"), false, true},
+		"refused":               {at(5, "1", "a"), at(5, "2", "b"), true, true},
+		"another interface":     {at(5, "1", "a"), at(6, "2", "b"), false, true},
+	} {
+		s, _ := open(t)
+		must(t, s.Put(c.was))
+		if c.refused {
+			must(t, s.Refuse("vnet5", 5))
+		}
+		err := s.Put(c.now)
+		if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), `it is the port of domain "a"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+		want := c.was
+		if c.ok {
+			want = c.now
+		}
+		if list, _ := load(t, s, map[string]int{"vnet5": want.Index}); len(list) != 1 || list[0].Guest != want.Guest {
+			t.Errorf("%s: noted is %+v", name, list)
+		}
+	}
+}
+
 // Files of another boot mean nothing, and those that are none are forgotten and told of.
 func TestStoreOfAnotherBoot(t *testing.T) {
 	s, dir := open(t)
