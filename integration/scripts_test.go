@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"udrouter/integration/lab"
 	"udrouter/integration/xen/xentest"
 )
@@ -285,8 +287,9 @@ func TestLibvirtPassedOver(t *testing.T) {
 		bound, says       []string
 	}{
 		{"no bridge is named", xml, "", []string{"vnet0=web-kvm", "vnet2=web-kvm.2"},
-			[]string{"interface 1 (52:54:00:00:00:02, vnet1)", "network of libvirt, bridge virbr0", "UDROUTER_BRIDGE", "interface 3 (52:54:00:00:00:04, macvtap0)", "its type is direct"}},
+			[]string{"interface 1 (52:54:00:00:00:02, vnet1)", "bridge virbr0, not on xenbr0", "interface 3 (52:54:00:00:00:04, macvtap0)", "its type is direct"}},
 		{"the bridge is named, and the network is on another", xml, "xenbr0", []string{"vnet0=web-kvm", "vnet2=web-kvm.2"}, []string{"interface 1 ", "bridge virbr0, not on xenbr0"}},
+		{"no bridge is named, and the network is on the router's", ours, "", []string{"vnet0=web-kvm", "vnet1=web-kvm.1", "vnet2=web-kvm.2"}, []string{"its type is direct"}},
 		{"the network is on it", ours, "xenbr0", []string{"vnet0=web-kvm", "vnet1=web-kvm.1", "vnet2=web-kvm.2"}, []string{"its type is direct"}},
 		{"all are on another", xml, "br9", nil, []string{"interface 0 ", "interface 1 ", "interface 2 ", "bridge xenbr0, not on br9"}},
 	} {
@@ -299,6 +302,46 @@ func TestLibvirtPassedOver(t *testing.T) {
 		hook("stopped", "end", "-")
 		p.wantBound(c.name + ", stopped")
 	}
+}
+
+// Ports of other bridges are nobody's business: they stay open, and the domain starts.
+func TestOtherBridgesAreLeftAlone(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	h, err := p.Dom0.Handle()
+	must(t, err)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "br9"
+	must(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	br, err := h.LinkByName("br9")
+	must(t, err)
+	ports := map[string]netlink.Link{}
+	for _, vif := range []string{"vnet0", "tap100i0"} {
+		p.guest(vif, "52:54:00:00:00:01")
+		ports[vif], err = h.LinkByName(vif)
+		must(t, err)
+		must(t, h.LinkSetMaster(ports[vif], br))
+	}
+	xml := strings.ReplaceAll(strings.ReplaceAll(libvirtXML, "bridge='xenbr0'", "bridge='br9'"), "bridge='virbr0'", "bridge='br9'")
+	contains(t, p.run(0, xml, "libvirt/qemu", nil, "web-kvm", "started", "begin", "-"), "interface 0 ", "bridge br9, not on xenbr0")
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "qm"), []byte("#!/bin/sh\ncat <<'END'\nname: a\nnet0: virtio=52:54:00:00:00:01,bridge=br9\nEND\n"), 0o755))
+	contains(t, p.run(0, "", "proxmox/udrouter.sh", []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "100", "post-start"), "net0 of VM 100", "bridge br9, not on xenbr0")
+	contains(t, p.vif(1, "add", "--vif", "vnet0", "--mac", "52:54:00:00:00:01", "--domain", "web-1"), "vnet0 is in another bridge than xenbr0")
+	p.wantBound("ports of another bridge")
+	for vif, link := range ports {
+		protinfo, err := h.LinkGetProtinfo(link)
+		if must(t, err); protinfo.Isolated || !protinfo.Learning {
+			t.Errorf("%s is locked: %+v", vif, protinfo)
+		}
+	}
+	must(t, p.proc.Stop())
+	p.proc = nil
+	none := filepath.Join(t.TempDir(), "router.hcl")
+	contains(t, p.vif(1, "bridge", "-c", none), "no router runs", "UDROUTER_BRIDGE")
+	path, err := p.ConfigPath()
+	must(t, err)
+	contains(t, p.vif(0, "bridge", "-c", path), "xenbr0")
 }
 
 // kvm makes a guest whose port is in the bridge and up already.

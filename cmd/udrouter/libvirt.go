@@ -7,10 +7,45 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"udrouter/config"
+	"udrouter/integration/dom0"
 	"udrouter/integration/libvirt"
 )
 
+// bridge is the one of the router that runs, or of the configuration while none does.
+func (f *vifFlags) bridge() (string, error) {
+	running, _, err := dom0.Look(f.state)
+	if err != nil {
+		return "", err
+	}
+	if running != nil && running.Bridge != "" {
+		return running.Bridge, nil
+	}
+	cfg, diags := config.Load(f.file)
+	if diags.HasErrors() {
+		return "", fmt.Errorf("no router runs, and %s, which would have its bridge, cannot be read: mend it, or name the bridge (--bridge, UDROUTER_BRIDGE)", f.file)
+	}
+	return cfg.Bridge.Name, nil
+}
+
+func vifBridgeCommand() *cobra.Command {
+	var f vifFlags
+	c := &cobra.Command{
+		Use: "bridge", Short: "Print the router's bridge, by the one that runs or else by the configuration (for hooks)", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			bridge, err := f.bridge()
+			if err == nil {
+				_, err = fmt.Fprintln(c.OutOrStdout(), bridge)
+			}
+			return err
+		},
+	}
+	f.of(c)
+	return c
+}
+
 func vifLibvirtCommand() *cobra.Command {
+	var f vifFlags
 	var bridge string
 	c := &cobra.Command{
 		Use: "libvirt", Short: "List the interfaces of a libvirt domain, whose XML is on the standard input, for its hook", Args: cobra.NoArgs,
@@ -19,6 +54,12 @@ func vifLibvirtCommand() *cobra.Command {
 A line each has the interface's number, device and MAC, the domain's UUID, and the addresses that its metadata has for the MAC. Interfaces that are
 none of the router's bridge are named on the standard error, with the reason.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if bridge == "" {
+				if bridge, err = f.bridge(); err != nil {
+					return err
+				}
+			}
 			d, err := libvirt.Read(c.InOrStdin(), bridge)
 			if err != nil {
 				return err
@@ -36,6 +77,7 @@ none of the router's bridge are named on the standard error, with the reason.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&bridge, "bridge", "", "the router's bridge (default: that of each interface of type bridge)")
+	c.Flags().StringVar(&bridge, "bridge", "", "the router's bridge (default: that of the router that runs, or of the configuration)")
+	f.of(c)
 	return c
 }

@@ -51,7 +51,7 @@ type document struct {
 	} `xml:"devices>interface"`
 }
 
-// Read reads a domain's XML. bridge is the router's; "" is whichever an interface of type bridge is on.
+// Read reads a domain's XML. bridge is the router's.
 func Read(r io.Reader, bridge string) (*Domain, error) {
 	var doc document
 	if err := xml.NewDecoder(r).Decode(&doc); err != nil {
@@ -71,16 +71,13 @@ func Read(r io.Reader, bridge string) (*Domain, error) {
 	for number, x := range doc.Interfaces {
 		i := Interface{Number: number, Device: x.Target.Device, MAC: strings.ToLower(x.MAC.Address)}
 		i.Addresses = addresses[i.MAC]
-		on := x.Source.Bridge
 		switch {
 		case x.Type != "bridge" && x.Type != "network":
 			i.Over = fmt.Sprintf("its type is %s, and udrouter guards ports of its bridge only", x.Type)
 		case i.Device == "" || i.MAC == "":
 			i.Over = "it has no device or MAC in the XML"
-		case bridge != "" && on != bridge:
-			i.Over = fmt.Sprintf("it is on bridge %s, not on %s (UDROUTER_BRIDGE)", cmp.Or(on, "?"), bridge)
-		case bridge == "" && x.Type == "network":
-			i.Over = fmt.Sprintf("it is on a network of libvirt, bridge %s; if that is the bridge of router.hcl, set UDROUTER_BRIDGE to it in /etc/default/udrouter", cmp.Or(on, "?"))
+		case x.Source.Bridge != bridge:
+			i.Over = fmt.Sprintf("it is on bridge %s, not on %s, the router's", cmp.Or(x.Source.Bridge, "?"), bridge)
 		}
 		for _, s := range append([]string{i.Device, i.MAC}, i.Addresses...) {
 			if i.Over == "" && !word(s) {
