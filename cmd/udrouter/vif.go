@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -48,7 +49,7 @@ type vifFlags struct {
 // of are the flags that tell the router.
 func (f *vifFlags) of(c *cobra.Command) {
 	c.Flags().StringVar(&f.state, "state", defaultState, "the router's state directory")
-	c.Flags().StringVarP(&f.file, "config", "c", defaultConfig, "the configuration, for the bridge while no router runs")
+	c.Flags().StringVarP(&f.file, "config", "c", defaultConfig, "the configuration, for the uplink, and for the bridge while no router runs")
 	c.Flags().StringVar(&f.socket, "socket", defaultSocket, "the router's control socket")
 }
 
@@ -77,6 +78,9 @@ port, which stays locked then.`,
 		Example: `  udrouter vif add --vif vif1.0 --bridge xenbr0 --mac 00:16:3e:00:00:01 --ip 192.0.2.10 --domain one`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f.at.Addresses = words(o.ips)
+			if err := f.notUplink(f.at.Vif, o.rename); err != nil {
+				return err
+			}
 			if o.rename != "" {
 				if err := dom0.Rename(o.rename, f.at.Vif); err != nil {
 					return err
@@ -120,6 +124,15 @@ port, which stays locked then.`,
 	c.Flags().StringVar(&o.rename, "rename", "", "give this interface the name first")
 	required(c, "mac")
 	return c
+}
+
+// notUplink refuses the interface that the configuration has as the uplink, if it can be read.
+func (f *vifFlags) notUplink(names ...string) error {
+	cfg, diags := config.Load(f.file)
+	if diags.HasErrors() || !slices.Contains(names, cfg.Uplink.Name) {
+		return nil
+	}
+	return fmt.Errorf("%s is the uplink in %s, and no guest's port", cfg.Uplink.Name, f.file)
 }
 
 // words are those of texts that separate them by spaces or commas, as toolstacks do.
