@@ -18,12 +18,18 @@ type Attachment struct {
 	Vif string `json:"vif"`
 	// Index is the interface's own. Kernels number interfaces in the order in which they appear, so that it tells a vif from an earlier one
 	// of the same name, and the port of a domain that has started anew from the one that it had before.
-	Index     int      `json:"index"`
-	Domain    string   `json:"domain,omitempty"`
+	Index  int    `json:"index"`
+	Domain string `json:"domain,omitempty"`
+	// Guest is who the domain is, in a word of the toolstack's such as its UUID. A name is chosen, and two may have one; where the word is another,
+	// so is the domain.
+	Guest     string   `json:"guest,omitempty"`
 	Device    int      `json:"device,omitempty"` // which of the domain's interfaces it is, from 0
 	MAC       string   `json:"mac"`
 	Addresses []string `json:"addresses,omitempty"` // addresses and prefixes
 	Instance  string   `json:"instance,omitempty"`  // a word of the script's for this life of the device; "": none
+	// Refused has it rank behind all others for as long as its interface is there: what it was refused would else be its own as soon as the guest that
+	// has it starts anew, which is younger then.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // AttachState is what becomes of an Attachment.
@@ -50,7 +56,7 @@ const emulated = "-emu"
 
 // Attach binds what hotplug has named to the file's guests, and makes guests of its templates. The result depends on the file and on what is in the list, not
 // on its order: of attachments of one name, and of one device of one domain, the youngest counts, and of others that want the same the
-// oldest; what the file says comes before both. In the Config that it returns, nothing belongs to two. c stays as it is; where it is a result of
+// oldest, of those that were never refused before the others; what the file says comes before both. In the Config that it returns, nothing belongs to two. c stays as it is; where it is a result of
 // Attach itself, its Base is what the list is attached to.
 func (c *Config) Attach(list []Attachment) *Config {
 	if c.Base != nil {
@@ -64,27 +70,35 @@ func (c *Config) Attach(list []Attachment) *Config {
 		order[i] = &a.cfg.Attached[i]
 	}
 	slices.SortFunc(order, func(x, y *Attached) int { return x.Attachment.compare(&y.Attachment) })
-	for _, at := range a.current(order) {
-		a.attach(at)
+	current := a.current(order)
+	for _, behind := range []bool{false, true} {
+		for _, at := range current {
+			if at.Refused == behind {
+				a.attach(at)
+			}
+		}
 	}
 	return a.cfg
 }
 
-// Equal tells whether two attachments say the same.
+// Equal tells whether two attachments say the same. That one was refused since changes nothing by itself.
 func (a Attachment) Equal(b Attachment) bool { return a.compare(&b) == 0 && a.Instance == b.Instance }
 
 // compare puts older ones first. The rest makes the order total.
 func (a *Attachment) compare(b *Attachment) int {
-	return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Vif, b.Vif), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Device, b.Device),
+	return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Vif, b.Vif), cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.Device, b.Device),
 		cmp.Compare(a.MAC, b.MAC), slices.Compare(a.Addresses, b.Addresses))
 }
 
 // device is whose port an attachment is, by which one replaces another.
 func (a *Attachment) device() string {
-	if a.Domain == "" {
-		return strings.ToLower(a.MAC)
+	switch {
+	case a.Guest != "":
+		return fmt.Sprintf("guest %s/%d", a.Guest, a.Device)
+	case a.Domain != "":
+		return fmt.Sprintf("domain %s/%d", a.Domain, a.Device)
 	}
-	return fmt.Sprintf("%s/%d", a.Domain, a.Device)
+	return strings.ToLower(a.MAC)
 }
 
 // current are those of the list that nothing has replaced, in its order.

@@ -68,6 +68,8 @@ func TestAttach(t *testing.T) {
 	at := func(vif string, index int, domain string, m int, addrs ...string) Attachment {
 		return Attachment{Vif: vif, Index: index, Domain: domain, MAC: mac(m), Addresses: addrs}
 	}
+	of := func(a Attachment, guest string) Attachment { a.Guest = guest; return a }
+	refused := func(a Attachment) Attachment { a.Refused = true; return a }
 	device := func(a Attachment, n int) Attachment { a.Device = n; return a }
 	for name, rows := range map[string][]row{
 		"nothing": nil,
@@ -88,6 +90,34 @@ func TestAttach(t *testing.T) {
 		"started anew, with another MAC and the addresses that it had": {
 			{at("vif7.0", 7, "db", 9, "192.0.2.20"), AttachReplaced, "", "vif8.0 is the younger"},
 			{at("vif8.0", 8, "db", 10, "192.0.2.20"), AttachBound, "db", ""},
+		},
+		"another domain of the name": {
+			{of(at("vif7.0", 7, "db", 9, "192.0.2.20"), "1"), AttachBound, "db", ""},
+			{of(at("vif8.0", 8, "db", 10, "192.0.2.21"), "2"), AttachRefused, "", "Name used twice"},
+			{at("vif9.0", 9, "db", 11, "192.0.2.22"), AttachRefused, "", "Name used twice"},
+		},
+		"another domain of the name, whose MAC the file has": {
+			{of(at("vif7.0", 7, "db", 9, "192.0.2.20"), "1"), AttachBound, "db", ""},
+			{of(at("vif8.0", 8, "db", 2), "2"), AttachBound, "waits", ""},
+		},
+		"a domain under another name": {
+			{of(at("vif7.0", 7, "db", 9, "192.0.2.20"), "1"), AttachReplaced, "", "vif8.0 is the younger"},
+			{of(at("vif8.0", 8, "db-new", 9, "192.0.2.20"), "1"), AttachBound, "db-new", ""},
+		},
+		"another domain's emulated card": {
+			{of(at("vif7.0", 7, "db", 9), "1"), AttachBound, "db", ""},
+			{of(at("vif7.0-emu", 8, "db", 10), "2"), AttachRefused, "", "Name used twice"},
+		},
+		"refused before, and the guest that had the address has started anew": {
+			{refused(at("vif7.0", 7, "thief", 9, "192.0.2.20")), AttachRefused, "", "Address used twice"},
+			{at("vif8.0", 8, "db", 10, "192.0.2.20"), AttachBound, "db", ""},
+		},
+		"refused before, and nobody wants the address": {
+			{refused(at("vif7.0", 7, "thief", 9, "192.0.2.20")), AttachBound, "thief", ""},
+		},
+		"refused before, and replaced by its own next life": {
+			{refused(at("vif7.0", 7, "db", 9, "192.0.2.20")), AttachReplaced, "", "vif8.0 is the younger"},
+			{at("vif8.0", 8, "db", 9, "192.0.2.20"), AttachBound, "db", ""},
 		},
 		"a guest that waits started anew": {
 			{at("vif7.0", 7, "waits", 2), AttachReplaced, "", "vif8.0 is the younger"},
@@ -240,7 +270,7 @@ func TestAttachProperties(t *testing.T) {
 		}
 
 		young := drawAttachment(rng, 100)
-		young.Vif, young.Domain = "young", either(rng, "young", "web-young")
+		young.Vif, young.Domain, young.Guest = "young", either(rng, "young", "web-young"), either(rng, "", "young")
 		with := cfg.Attach(append(list, young)).Attached
 		if diff := cmp.Diff(out, with[:len(out)]); diff != "" {
 			t.Fatalf("%+v, and then %+v:\n%s", list, young, diff)
@@ -260,7 +290,7 @@ func either(rng *rand.Rand, words ...string) string { return words[rng.IntN(len(
 
 // drawAttachment draws from so few of everything that most want what another has.
 func drawAttachment(rng *rand.Rand, index int) Attachment {
-	a := Attachment{Vif: fmt.Sprintf("vif%d.0", rng.IntN(6)), Index: index, Domain: either(rng, "", "a", "b", "web-1", "web-2", "waits", "fixed", "bad name"),
+	a := Attachment{Vif: fmt.Sprintf("vif%d.0", rng.IntN(6)), Index: index, Domain: either(rng, "", "a", "b", "web-1", "web-2", "waits", "fixed", "bad name"), Guest: either(rng, "", "", "1", "2"),
 		Device: max(0, rng.IntN(4)-2), MAC: fmt.Sprintf("00:16:3e:00:00:%02x", rng.IntN(8))}
 	if rng.IntN(4) == 0 {
 		a.Vif += emulated
@@ -293,7 +323,7 @@ func checkAttached(t *testing.T, file, c *Config, out []Attached) {
 						t.Errorf("%s of %s and %s of %s", p, g.Name, q, other.Name)
 					}
 				}
-				if p == full(policy.EUI64(other.MAC)) {
+				if p == full(policy.EUI64(other.MAC)) && !slices.ContainsFunc(other.IPv6, func(q netip.Prefix) bool { return q.Addr().IsLinkLocalUnicast() }) {
 					t.Errorf("%s of %s is what %s makes of its MAC", p, g.Name, other.Name)
 				}
 			}

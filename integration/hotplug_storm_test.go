@@ -76,7 +76,7 @@ func (s *storm) plug() {
 func (s *storm) add(vif string) {
 	s.t.Helper()
 	l := s.links[vif]
-	must(s.t, s.Dom0.Do(func() error { _, err := dom0.LockPort(vif, s.Config.Bridge.Name, 0); return err }))
+	must(s.t, s.Dom0.Do(func() error { _, err := dom0.LockPort(vif, s.Config.Bridge.Name, true, 0); return err }))
 	must(s.t, s.store.Put(config.Attachment{Vif: vif, Index: l.index, Domain: fmt.Sprint("web-", l.domain), MAC: s.mac(l.domain).String(), Addresses: []string{stormAddr(l.domain).String()}, Instance: vif}))
 	s.noted[vif] = l
 	s.tell(vif)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -213,6 +214,22 @@ func TestVifAddRemove(t *testing.T) {
 	must(t, p.Dom0.DelLink("vif9.0"))
 	must(t, lab.Await(testContext(t), "the end of vif9.0", func() (bool, error) { return len(p.bound()) == 1, nil }))
 	ping(t, waits, p.Internet.Addr4())
+}
+
+// The uplink is no guest's port: it does not join the bridge, whether it has addresses or only the file knows of it.
+func TestVifIsNotTheUplink(t *testing.T) {
+	p := plugLab(t)
+	path, err := p.ConfigPath()
+	must(t, err)
+	add := []string{"add", "--vif", "eth0", "--bridge", "xenbr0", "--mac", "00:16:3e:00:00:03"}
+	contains(t, p.vif(1, add...), "eth0 has the address ", "no guest's port")
+	contains(t, p.vif(1, append(add, "-c", path)...), "eth0 is the uplink in "+path)
+	h, err := p.Dom0.Handle()
+	must(t, err)
+	link, err := h.LinkByName("eth0")
+	if must(t, err); link.Attrs().MasterIndex != 0 || link.Attrs().Flags&net.FlagUp == 0 {
+		t.Errorf("the uplink is %+v", link.Attrs())
+	}
 }
 
 // A domain that starts anew has its binding at once; what comes late of its life before changes nothing.

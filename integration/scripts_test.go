@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"udrouter/integration/lab"
 	"udrouter/integration/xen/xentest"
 )
@@ -56,13 +58,18 @@ func backend(domid, device int) string {
 	return fmt.Sprintf("/local/domain/0/backend/vif/%d/%d", domid, device)
 }
 
-// domain writes what the toolstack does before it calls the script.
+// domain writes what the toolstack does before it calls the script. The UUID goes by the name, unless the pairs have one as "vm".
 func (s *store) domain(domid int, name string, device int, pairs ...string) {
 	s.t.Helper()
 	b := backend(domid, device)
 	front := fmt.Sprintf("/local/domain/%d/device/vif/%d", domid, device)
-	s.set(fmt.Sprintf("/local/domain/%d/name", domid), name, b+"/frontend-id", fmt.Sprint(domid), b+"/frontend", front, b+"/bridge", "xenbr0", b+"/script", "vif-udrouter")
+	home := fmt.Sprintf("/local/domain/%d/", domid)
+	s.set(home+"name", name, home+"vm", "/vm/"+strings.TrimSuffix(name, "--incoming"), b+"/frontend-id", fmt.Sprint(domid), b+"/frontend", front, b+"/bridge", "xenbr0", b+"/script", "vif-udrouter")
 	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i] == "vm" {
+			s.set(home+"vm", pairs[i+1])
+			continue
+		}
 		s.set(b+"/"+pairs[i], pairs[i+1])
 	}
 }
@@ -147,6 +154,35 @@ func TestXenScript(t *testing.T) {
 	p.wantBound("at the end", "vif8.0=web-1")
 }
 
+// A domain is not another's because it is called so, or so that its name is another's while that migrates: it neither replaces its port nor gets its address.
+// Who has the UUID does.
+func TestXenNameIsNoIdentity(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	s := newStore(t)
+	victim := p.guest("vif7.0", "00:16:3e:00:00:77", "192.0.2.77")
+	s.domain(7, "web-1", 0, "vm", "/vm/1111", "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77")
+	p.xen(s, 0, 7, 0, "online")
+	p.guest("vif9.0", "00:16:3e:00:00:99", "192.0.2.77")
+	s.domain(9, "web-1--incoming", 0, "vm", "/vm/2222", "mac", "00:16:3e:00:00:99", "ip", "192.0.2.77")
+	contains(t, p.xen(s, 1, 9, 0, "online"), "Name used twice", "Address used twice")
+	p.wantBound("another domain of the name", "vif7.0=web-1")
+	ping(t, victim, p.Internet.Addr4())
+	// By a block of the file it is bound, as itself.
+	p.guest("vif10.0", "00:16:3e:00:00:03", "192.0.2.12")
+	s.domain(10, "web-1--incoming", 0, "vm", "/vm/3333", "mac", "00:16:3e:00:00:03")
+	p.xen(s, 0, 10, 0, "online")
+	p.wantBound("another domain of the name that the file has", "vif10.0=waits", "vif7.0=web-1")
+	ping(t, victim, p.Internet.Addr4())
+	again := p.guest("vif11.0", "00:16:3e:00:00:77", "192.0.2.77")
+	s.domain(11, "web-1--incoming", 0, "vm", "/vm/1111", "mac", "00:16:3e:00:00:77", "ip", "192.0.2.77")
+	p.xen(s, 0, 11, 0, "online")
+	p.wantBound("migrated", "vif10.0=waits", "vif11.0=web-1")
+	ping(t, again, p.Internet.Addr4())
+	s.set("/local/domain/11/vm", "")
+	contains(t, p.xen(s, 1, 11, 0, "online"), "/local/domain/11/vm is not in xenstore")
+}
+
 // Without a router the domain starts, and its port is locked until there is one.
 func TestXenScriptWithoutRouter(t *testing.T) {
 	p := plugLab(t)
@@ -187,6 +223,7 @@ func TestXenEmulatedCard(t *testing.T) {
 
 const libvirtXML = `<domain type='kvm' id='3'>
   <name>web-kvm</name>
+  <uuid>c7a5fdbd-edaf-9455-926a-d65c16db1809</uuid>
   <metadata>
     <udrouter:guest xmlns:udrouter="urn:udrouter">
       <udrouter:ip mac="52:54:00:00:00:01">192.0.2.77 2001:db8:3:2:1::77</udrouter:ip>
@@ -250,8 +287,9 @@ func TestLibvirtPassedOver(t *testing.T) {
 		bound, says       []string
 	}{
 		{"no bridge is named", xml, "", []string{"vnet0=web-kvm", "vnet2=web-kvm.2"},
-			[]string{"interface 1 (52:54:00:00:00:02, vnet1)", "network of libvirt, bridge virbr0", "UDROUTER_BRIDGE", "interface 3 (52:54:00:00:00:04, macvtap0)", "its type is direct"}},
+			[]string{"interface 1 (52:54:00:00:00:02, vnet1)", "bridge virbr0, not on xenbr0", "interface 3 (52:54:00:00:00:04, macvtap0)", "its type is direct"}},
 		{"the bridge is named, and the network is on another", xml, "xenbr0", []string{"vnet0=web-kvm", "vnet2=web-kvm.2"}, []string{"interface 1 ", "bridge virbr0, not on xenbr0"}},
+		{"no bridge is named, and the network is on the router's", ours, "", []string{"vnet0=web-kvm", "vnet1=web-kvm.1", "vnet2=web-kvm.2"}, []string{"its type is direct"}},
 		{"the network is on it", ours, "xenbr0", []string{"vnet0=web-kvm", "vnet1=web-kvm.1", "vnet2=web-kvm.2"}, []string{"its type is direct"}},
 		{"all are on another", xml, "br9", nil, []string{"interface 0 ", "interface 1 ", "interface 2 ", "bridge xenbr0, not on br9"}},
 	} {
@@ -264,6 +302,46 @@ func TestLibvirtPassedOver(t *testing.T) {
 		hook("stopped", "end", "-")
 		p.wantBound(c.name + ", stopped")
 	}
+}
+
+// Ports of other bridges are nobody's business: they stay open, and the domain starts.
+func TestOtherBridgesAreLeftAlone(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	h, err := p.Dom0.Handle()
+	must(t, err)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "br9"
+	must(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	br, err := h.LinkByName("br9")
+	must(t, err)
+	ports := map[string]netlink.Link{}
+	for _, vif := range []string{"vnet0", "tap100i0"} {
+		p.guest(vif, "52:54:00:00:00:01")
+		ports[vif], err = h.LinkByName(vif)
+		must(t, err)
+		must(t, h.LinkSetMaster(ports[vif], br))
+	}
+	xml := strings.ReplaceAll(strings.ReplaceAll(libvirtXML, "bridge='xenbr0'", "bridge='br9'"), "bridge='virbr0'", "bridge='br9'")
+	contains(t, p.run(0, xml, "libvirt/qemu", nil, "web-kvm", "started", "begin", "-"), "interface 0 ", "bridge br9, not on xenbr0")
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "qm"), []byte("#!/bin/sh\ncat <<'END'\nname: a\nnet0: virtio=52:54:00:00:00:01,bridge=br9\nEND\n"), 0o755))
+	contains(t, p.run(0, "", "proxmox/udrouter.sh", []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "100", "post-start"), "net0 of VM 100", "bridge br9, not on xenbr0")
+	contains(t, p.vif(1, "add", "--vif", "vnet0", "--mac", "52:54:00:00:00:01", "--domain", "web-1"), "vnet0 is in another bridge than xenbr0")
+	p.wantBound("ports of another bridge")
+	for vif, link := range ports {
+		protinfo, err := h.LinkGetProtinfo(link)
+		if must(t, err); protinfo.Isolated || !protinfo.Learning {
+			t.Errorf("%s is locked: %+v", vif, protinfo)
+		}
+	}
+	must(t, p.proc.Stop())
+	p.proc = nil
+	none := filepath.Join(t.TempDir(), "router.hcl")
+	contains(t, p.vif(1, "bridge", "-c", none), "no router runs", "UDROUTER_BRIDGE")
+	path, err := p.ConfigPath()
+	must(t, err)
+	contains(t, p.vif(0, "bridge", "-c", path), "xenbr0")
 }
 
 // kvm makes a guest whose port is in the bridge and up already.
@@ -311,6 +389,25 @@ func TestProxmoxHookscript(t *testing.T) {
 	ping(t, g, p.Internet.Addr6())
 	hook("post-stop")
 	p.wantBound("stopped")
+}
+
+// Proxmox lets two VMs have one name. The second one is refused, and the first one goes on.
+func TestProxmoxNameUsedTwice(t *testing.T) {
+	p := plugLab(t)
+	p.start()
+	bin := t.TempDir()
+	const config = "name: web-pve\nnet0: virtio=%s,bridge=xenbr0\nipconfig0: ip=192.0.2.77/24\n"
+	hook := func(status int, id, mac string) string {
+		t.Helper()
+		must(t, os.WriteFile(filepath.Join(bin, "qm"), fmt.Appendf(nil, "#!/bin/sh\ncat <<'END'\n"+config+"END\n", mac), 0o755))
+		return p.run(status, "", "proxmox/udrouter.sh", []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, id, "post-start")
+	}
+	first := p.kvm("tap100i0", "bc:24:11:00:00:01", "192.0.2.77")
+	hook(0, "100", "BC:24:11:00:00:01")
+	p.kvm("tap200i0", "bc:24:11:00:00:02", "192.0.2.77")
+	contains(t, hook(1, "200", "BC:24:11:00:00:02"), "Name used twice")
+	p.wantBound("two of one name", "tap100i0=web-pve")
+	ping(t, first, p.Internet.Addr4())
 }
 
 // Whoever owns a guest may have a say in its name, its MAC, its addresses and what is written about it. None of that is a command, an option, a line
@@ -361,8 +458,12 @@ func TestScriptsOfHostileGuests(t *testing.T) {
 	p.run(0, strings.Replace(libvirtXML, "  </metadata>", other+"  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
 	p.wantBound("an interface in the metadata", "vnet0=web-kvm", "vnet2=web-kvm.2")
 	p.run(0, libvirtXML, "libvirt/qemu", nil, "web-kvm", "stopped", "end", "-")
-	out := p.run(1, strings.Replace(libvirtXML, "  </metadata>", "<x><![CDATA[\n</metadata>\n"+other+"]]></x>  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
-	contains(t, out, "CDATA")
+	for _, around := range [][2]string{{"<![CDATA[", "]]>"}, {"<!-- ", " -->"}, {"<?p ", "?>"}, {"<metadata>", "</metadata>"}} {
+		text := "\n</metadata>\n" + other + "<metadata>\n"
+		p.run(0, strings.Replace(libvirtXML, "  </metadata>", "<x>"+around[0]+text+around[1]+"</x>  </metadata>", 1), "libvirt/qemu", nil, "web-kvm", "started", "begin", "-")
+		p.wantBound("an interface in the metadata's "+around[0], "vnet0=web-kvm", "vnet2=web-kvm.2")
+		p.run(0, libvirtXML, "libvirt/qemu", nil, "web-kvm", "stopped", "end", "-")
+	}
 	for _, text := range hostile {
 		p.run(1, libvirtXML, "libvirt/qemu", nil, text, "started", "begin", "-")
 	}

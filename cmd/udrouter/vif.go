@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -32,7 +33,7 @@ func vifCommand() *cobra.Command {
 The scripts of Xen, libvirt and Proxmox call add and remove. What they tell is kept in the state directory: a router that starts
 later, or again, knows it. Both may be called twice, and late: the younger interface counts.`,
 	}
-	c.AddCommand(vifAddCommand(), vifRemoveCommand(), vifListCommand())
+	c.AddCommand(vifAddCommand(), vifRemoveCommand(), vifListCommand(), vifBridgeCommand(), vifLibvirtCommand())
 	return c
 }
 
@@ -40,15 +41,23 @@ later, or again, knows it. Both may be called twice, and late: the younger inter
 type vifFlags struct {
 	at     config.Attachment
 	state  string
+	file   string
 	socket string
 	json   bool
+}
+
+// of are the flags that tell the router.
+func (f *vifFlags) of(c *cobra.Command) {
+	c.Flags().StringVar(&f.state, "state", defaultState, "the router's state directory")
+	c.Flags().StringVarP(&f.file, "config", "c", defaultConfig, "the configuration, for the uplink, and for the bridge while no router runs")
+	c.Flags().StringVar(&f.socket, "socket", defaultSocket, "the router's control socket")
 }
 
 func (f *vifFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.at.Vif, "vif", "", "the interface, such as vif1.0")
 	c.Flags().StringVar(&f.at.Instance, "instance", "", "a word for this life of the guest's device: a remove with another one comes too late")
-	c.Flags().StringVar(&f.state, "state", defaultState, "the router's state directory")
-	socketFlags(c, &f.socket, &f.json)
+	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	f.of(c)
 	required(c, "vif")
 }
 
@@ -69,13 +78,22 @@ port, which stays locked then.`,
 		Example: `  udrouter vif add --vif vif1.0 --bridge xenbr0 --mac 00:16:3e:00:00:01 --ip 192.0.2.10 --domain one`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f.at.Addresses = words(o.ips)
+			if err := f.notUplink(f.at.Vif, o.rename); err != nil {
+				return err
+			}
 			if o.rename != "" {
 				if err := dom0.Rename(o.rename, f.at.Vif); err != nil {
 					return err
 				}
 			}
 			var err error
-			if f.at.Index, err = dom0.LockPort(f.at.Vif, o.bridge, o.mtu); err != nil {
+			joins := o.bridge != ""
+			if !joins {
+				if o.bridge, err = f.bridge(); err != nil {
+					return err
+				}
+			}
+			if f.at.Index, err = dom0.LockPort(f.at.Vif, o.bridge, joins, o.mtu); err != nil {
 				return err
 			}
 			store, err := hotplug.Open(f.state)
@@ -99,12 +117,22 @@ port, which stays locked then.`,
 	c.Flags().StringVar(&f.at.MAC, "mac", "", "the guest's MAC")
 	c.Flags().StringArrayVar(&o.ips, "ip", nil, "addresses and prefixes from the domain's configuration, for guests of a template")
 	c.Flags().StringVar(&f.at.Domain, "domain", "", "the domain's name, by which templates match")
+	c.Flags().StringVar(&f.at.Guest, "guest", "", "who the domain is, in a word that nobody chooses who chooses its name, such as its UUID")
 	c.Flags().IntVar(&f.at.Device, "device", 0, "which of the domain's interfaces it is")
-	c.Flags().StringVar(&o.bridge, "bridge", "", "join this bridge, locked, and bring the interface up (default: it is a port already)")
+	c.Flags().StringVar(&o.bridge, "bridge", "", "join this bridge, locked, and bring the interface up (default: it is a port of the router's bridge already)")
 	c.Flags().IntVar(&o.mtu, "mtu", 0, "the interface's MTU in bytes (default, with --bridge: the bridge's)")
 	c.Flags().StringVar(&o.rename, "rename", "", "give this interface the name first")
 	required(c, "mac")
 	return c
+}
+
+// notUplink refuses the interface that the configuration has as the uplink, if it can be read.
+func (f *vifFlags) notUplink(names ...string) error {
+	cfg, diags := config.Load(f.file)
+	if diags.HasErrors() || !slices.Contains(names, cfg.Uplink.Name) {
+		return nil
+	}
+	return fmt.Errorf("%s is the uplink in %s, and no guest's port", cfg.Uplink.Name, f.file)
 }
 
 // words are those of texts that separate them by spaces or commas, as toolstacks do.

@@ -103,7 +103,7 @@ func TestServiceHotplug(t *testing.T) {
 	}
 	h.write("/etc/udrouter/router.hcl", line.ReplaceAll(config.Reference, nil))
 	const keys, backend = "/run/xenstore", "/local/domain/0/backend/vif/1/0"
-	for key, value := range map[string]string{"/local/domain/1/name": "one", backend + "/frontend-id": "1", backend + "/mac": guest.MAC.String(), backend + "/bridge": h.Config.Bridge.Name} {
+	for key, value := range map[string]string{"/local/domain/1/name": "one", "/local/domain/1/vm": "/vm/1111", backend + "/frontend-id": "1", backend + "/mac": guest.MAC.String(), backend + "/bridge": h.Config.Bridge.Name} {
 		must(t, os.MkdirAll(filepath.Dir(h.Path(keys+key)), 0o755))
 		h.write(keys+key, []byte(value))
 	}

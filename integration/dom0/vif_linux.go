@@ -111,8 +111,9 @@ func Rename(from, to string) error {
 
 // LockPort makes an interface of the calling thread's network namespace a port of the bridge that passes nothing, as a port is that no guest is
 // bound to, and brings it up, but not before it is locked. mtu, in bytes, is the interface's; 0 is the bridge's. A router that runs, or starts later, goes on from
-// there. Without a bridge's name the interface is only locked, if it is a bridge's port. It returns the interface's index.
-func LockPort(vif, bridge string, mtu int) (index int, err error) {
+// there. One that does not join is only locked, if it is a port; that of another bridge is an error, since nothing would open it. It returns the interface's index.
+// An interface that has addresses is dom0's and does not join.
+func LockPort(vif, bridge string, joins bool, mtu int) (index int, err error) {
 	ns, rt, err := openNS()
 	if err != nil {
 		return 0, err
@@ -135,22 +136,25 @@ func LockPort(vif, bridge string, mtu int) (index int, err error) {
 	switch {
 	case l == nil:
 		return 0, fmt.Errorf("%s: no such interface", vif)
-	case bridge == "" && l.master == 0:
+	case !joins && l.master == 0:
 		return l.index, nil
-	case bridge != "" && (b == nil || b.kind != "bridge"):
+	case !joins && (b == nil || l.master != b.index):
+		return 0, fmt.Errorf("%s is in another bridge than %s, the router's", vif, bridge)
+	case b == nil || b.kind != "bridge":
 		return 0, fmt.Errorf("%s: no such bridge: udrouter makes it when it runs, or dom0's network configuration does", bridge)
 	}
-	if bridge == "" {
-		for _, o := range links {
-			if o.index == l.master {
-				b = o
+	if l.master != b.index {
+		addrs, err := rt.addresses()
+		if err != nil {
+			return 0, err
+		}
+		for _, a := range addrs {
+			if a.link == l.index && !a.prefix.Addr().IsLinkLocalUnicast() {
+				return 0, fmt.Errorf("%s has the address %s, so it is dom0's and no guest's port", vif, a.prefix)
 			}
 		}
-		if b == nil || b.kind != "bridge" {
-			return l.index, nil // of a bond, or of another kind of switch, which is not ours to lock
-		}
 	}
-	return l.index, explain(rt.lockPort(ns, l, b, bridge != "", mtu))
+	return l.index, explain(rt.lockPort(ns, l, b, joins, mtu))
 }
 
 // lockPort makes l a locked port of b. What joins is given its MTU and brought up.

@@ -131,17 +131,43 @@ func TestLockPort(t *testing.T) {
 	g9 := newNS(t)
 	w.veth(w.dom0, "vif9.0", g9, "eth0", mac("00:16:3e:00:00:09"))
 	lock := func(vif, bridge string, mtu int) (index int, err error) {
-		w.do(w.dom0, func() error { index, err = LockPort(vif, bridge, mtu); return nil })
+		w.do(w.dom0, func() error { index, err = LockPort(vif, bridge, true, mtu); return nil })
 		return index, err
 	}
+	w.do(w.dom0, func() error {
+		l, err := netlink.LinkByName("vif9.0")
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr("198.51.100.9/32")
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(l, a); err != nil {
+			return err
+		}
+		if _, err := LockPort("vif9.0", "xenbr0", true, 0); err == nil || !strings.Contains(err.Error(), "has the address 198.51.100.9/32") {
+			t.Errorf("of dom0: %v", err)
+		}
+		if l, err = netlink.LinkByName("vif9.0"); err != nil || l.Attrs().MasterIndex != 0 {
+			t.Errorf("of dom0, it has joined: %+v, %v", l, err)
+		}
+		return netlink.AddrDel(l, a)
+	})
 	for _, c := range []struct{ vif, bridge, says string }{{"vif8.0", "xenbr0", "vif8.0: no such interface"}, {"vif9.0", "xenbr9", "xenbr9: no such bridge"}, {"vif9.0", "eth0", "eth0: no such bridge"}} {
 		if _, err := lock(c.vif, c.bridge, 0); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	if index, err := lock("vif9.0", "", 0); err != nil || index != w.indexOf("vif9.0") {
-		t.Errorf("no port of a bridge: %d, %v", index, err)
-	}
+	w.do(w.dom0, func() error {
+		if index, err := LockPort("vif9.0", "xenbr0", false, 0); err != nil || index == 0 {
+			t.Errorf("no port of a bridge: %d, %v", index, err)
+		}
+		if _, err := LockPort("vif1.0", "xenbr9", false, 0); err == nil || !strings.Contains(err.Error(), "vif1.0 is in another bridge than xenbr9") {
+			t.Errorf("a port of another bridge: %v", err)
+		}
+		return nil
+	})
 	bridge := w.indexOf("xenbr0")
 	check := func(what string, mtu int) {
 		t.Helper()

@@ -38,13 +38,18 @@ func (p *Ports) Attach(c *config.Config) (*config.Config, error) {
 	return next, nil
 }
 
-// Tell logs what has changed from one configuration to the next.
+// Tell logs what has changed from one configuration to the next, and notes what is refused.
 func (p *Ports) Tell(was, now []config.Attached) {
 	before := make(map[int]config.Attached, len(was))
 	for _, a := range was {
 		before[a.Index] = a
 	}
 	for _, a := range now {
+		if a.State == config.AttachRefused && !a.Refused {
+			if err := p.Store.Refuse(a.Vif, a.Index); err != nil {
+				p.Log.Warn(err.Error())
+			}
+		}
 		b, known := before[a.Index]
 		delete(before, a.Index)
 		if known && a.State == b.State && a.Domu == b.Domu && a.Text == b.Text {

@@ -67,6 +67,12 @@ func TestPorts(t *testing.T) {
 	if text := log.String(); strings.Count(text, "\n") != 2 || !strings.Contains(text, "vif bound") || !strings.Contains(text, "level=WARN msg=\"vif refused\"") {
 		t.Errorf("%s", text)
 	}
+	if list, _ := load(t, s, interfaces); list[0].Refused || !list[1].Refused {
+		t.Errorf("noted as refused: %+v", list)
+	}
+	if attach(second, "a ") != second {
+		t.Error("that one is noted as refused makes another configuration")
+	}
 	log.Reset()
 	must(t, os.WriteFile(filepath.Join(s.dir, "vif9.0.json"), nil, 0o600))
 	delete(interfaces, "vif7.0")

@@ -43,7 +43,10 @@ func Open(stateDir string) (*Store, error) {
 	}
 	err = os.Mkdir(s.dir, 0o700)
 	if err == nil {
-		err = own(s.dir, stateDir)
+		var f *os.File
+		if f, err = openDir(s.dir); err == nil {
+			err = errors.Join(own(f, stateDir), f.Close())
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("making the directory of vifs: %w", err)
@@ -53,7 +56,7 @@ func Open(stateDir string) (*Store, error) {
 
 // locked does something while no other process changes the store.
 func (s *Store) locked(do func() error) error {
-	d, err := os.Open(s.dir)
+	d, err := openDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("opening the directory of vifs: %w", err)
 	}
@@ -69,25 +72,27 @@ func (s *Store) locked(do func() error) error {
 	}
 }
 
+// openDir opens a directory, and no link to one: the router's user may have put it there for root to follow.
+func openDir(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
 const suffix = ".json"
 
 func (s *Store) path(vif string) string { return filepath.Join(s.dir, url.PathEscape(vif)+suffix) }
 
-// Put notes an attachment, in place of an earlier one of the vif.
+// Put notes an attachment, in place of an earlier one of the vif. Where that is of the same interface, it has to be of the same guest, or refused; so is this
+// one then.
 func (s *Store) Put(a config.Attachment) error {
-	b, err := json.Marshal(record{s.boot, a})
-	if err != nil {
-		return fmt.Errorf("noting %s: %w", a.Vif, err)
-	}
-	err = s.locked(func() error {
-		tmp := s.path(a.Vif) + ".tmp"
-		if err := os.WriteFile(tmp, b, 0o600); err != nil {
-			return err
+	err := s.locked(func() error {
+		if was, err := s.read(s.path(a.Vif)); err == nil && was.Index == a.Index {
+			another := differ(was.Guest, a.Guest) || (was.Guest == "" || a.Guest == "") && differ(was.Domain, a.Domain)
+			if another && !was.Refused {
+				return fmt.Errorf("it is the port of domain %q: `udrouter vif remove --vif %s` first, if it is not", was.Domain, a.Vif)
+			}
+			a.Refused = was.Refused
 		}
-		if err := own(tmp, s.dir); err != nil {
-			return err
-		}
-		return os.Rename(tmp, s.path(a.Vif))
+		return s.write(a)
 	})
 	if err != nil {
 		return fmt.Errorf("noting %s: %w", a.Vif, err)
@@ -95,16 +100,66 @@ func (s *Store) Put(a config.Attachment) error {
 	return nil
 }
 
+// differ tells whether two words are there and are not the same.
+func differ(a, b string) bool { return a != "" && b != "" && a != b }
+
+// Refuse notes that an attachment has been refused, if it is there.
+func (s *Store) Refuse(vif string, index int) error {
+	err := s.locked(func() error {
+		a, err := s.read(s.path(vif))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && (a.Index != index || a.Refused) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		a.Refused = true
+		return s.write(a)
+	})
+	if err != nil {
+		return fmt.Errorf("noting that %s is refused: %w", vif, err)
+	}
+	return nil
+}
+
+// write writes an attachment's file.
+func (s *Store) write(a config.Attachment) error {
+	b, err := json.Marshal(record{s.boot, a})
+	if err != nil {
+		return err
+	}
+	tmp := s.path(a.Vif) + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) { // what a killed process has left
+		return err
+	}
+	// The directory is the router's user's, who may have put a link there.
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, own(f, s.dir), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, s.path(a.Vif))
+}
+
 // own gives what root has made to whom a directory belongs: the router's user, which may be another, has to read and remove it.
-func own(path, dir string) error {
+func own(f *os.File, dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	var has, want unix.Stat_t
+	if err := unix.Stat(dir, &want); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
-	return os.Lchown(path, int(st.Uid), int(st.Gid))
+	if err := unix.Fstat(int(f.Fd()), &has); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if has.Uid == want.Uid && has.Gid == want.Gid {
+		return nil // a confined router may not even ask
+	}
+	return f.Chown(int(want.Uid), int(want.Gid))
 }
 
 // Remove forgets a vif's attachment and tells whether there was one. One of another instance stays, where both are told: a vif of the name has come again.

@@ -55,6 +55,35 @@ func TestStoreIsTheRouters(t *testing.T) {
 	}
 }
 
+// The directory is the router's user's: root follows no link there.
+func TestStoreFollowsNoLinks(t *testing.T) {
+	const text = "somebody else's"
+	other := filepath.Join(t.TempDir(), "other")
+	must(t, os.WriteFile(other, []byte(text), 0o600))
+	s, dir := open(t)
+	a := config.Attachment{Vif: "vif7.0", Index: 7}
+	must(t, os.Symlink(other, s.path(a.Vif)+".tmp"))
+	must(t, os.Symlink(other, s.path(a.Vif)))
+	must(t, s.Put(a))
+	if b, err := os.ReadFile(other); err != nil || string(b) != text {
+		t.Errorf("the file that a link names has %q, %v", b, err)
+	}
+	if list, damaged := load(t, s, map[string]int{"vif7.0": 7}); len(list) != 1 || damaged != nil {
+		t.Errorf("%+v, %v", list, damaged)
+	}
+	elsewhere := t.TempDir()
+	must(t, os.RemoveAll(s.dir))
+	must(t, os.Symlink(elsewhere, s.dir))
+	if s, err := Open(dir); err == nil {
+		if err := s.Put(a); err == nil {
+			t.Error("the directory of vifs may be a link")
+		}
+	}
+	if files, _ := filepath.Glob(filepath.Join(elsewhere, "*")); len(files) > 0 {
+		t.Errorf("in the directory that a link names: %v", files)
+	}
+}
+
 // What was noted is there for another process, for as long as its interface is, and no longer.
 func TestStore(t *testing.T) {
 	s, dir := open(t)
@@ -88,6 +117,75 @@ func TestStore(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(dir, "*", "*"))
 	if must(t, err); len(files) > 0 {
 		t.Errorf("left behind: %v", files)
+	}
+}
+
+// That a vif was refused is known for as long as its interface is there, whatever is noted of it anew.
+func TestStoreRefused(t *testing.T) {
+	s, _ := open(t)
+	a := config.Attachment{Vif: "vif7.0", Index: 7, Domain: "a"}
+	refused := func(index int) bool {
+		t.Helper()
+		list, damaged := load(t, s, map[string]int{"vif7.0": index})
+		if len(list) != 1 || damaged != nil {
+			t.Fatalf("%+v, %v", list, damaged)
+		}
+		return list[0].Refused
+	}
+	must(t, s.Refuse("vif7.0", 7)) // which is not there
+	must(t, s.Put(a))
+	must(t, s.Refuse("vif7.0", 6)) // an earlier one of the name
+	if refused(7) {
+		t.Error("it is refused from the beginning")
+	}
+	must(t, s.Refuse("vif7.0", 7))
+	must(t, s.Put(a))
+	if !refused(7) {
+		t.Error("it is no more refused when it is noted again")
+	}
+	a.Index = 8
+	must(t, s.Put(a))
+	if refused(8) {
+		t.Error("another interface of the name is refused")
+	}
+}
+
+// The interface of a guest that is there is no other's, unless it was refused.
+func TestStoreOfAnotherGuest(t *testing.T) {
+	at := func(index int, guest, domain string) config.Attachment {
+		return config.Attachment{Vif: "vnet5", Index: index, Guest: guest, Domain: domain}
+	}
+	for name, c := range map[string]struct {
+		was, now config.Attachment
+		refused  bool // was
+		ok       bool
+	}{
+		"the same":              {at(5, "1", "a"), at(5, "1", "a"), false, true},
+		"under another name":    {at(5, "1", "a"), at(5, "1", "b"), false, true},
+		"another guest":         {at(5, "1", "a"), at(5, "2", "a"), false, false},
+		"another name":          {at(5, "", "a"), at(5, "", "b"), false, false},
+		"another, with a word":  {at(5, "", "a"), at(5, "2", "b"), false, false},
+		"the same, with a word": {at(5, "", "a"), at(5, "2", "a"), false, true},
+		"nobody has said whose": {at(5, "", ""), at(5, "2", "b"), false, true},
+		"refused":               {at(5, "1", "a"), at(5, "2", "b"), true, true},
+		"another interface":     {at(5, "1", "a"), at(6, "2", "b"), false, true},
+	} {
+		s, _ := open(t)
+		must(t, s.Put(c.was))
+		if c.refused {
+			must(t, s.Refuse("vnet5", 5))
+		}
+		err := s.Put(c.now)
+		if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), `it is the port of domain "a"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+		want := c.was
+		if c.ok {
+			want = c.now
+		}
+		if list, _ := load(t, s, map[string]int{"vnet5": want.Index}); len(list) != 1 || list[0].Guest != want.Guest {
+			t.Errorf("%s: noted is %+v", name, list)
+		}
 	}
 }
 
