@@ -153,6 +153,9 @@ func (s *soak) run(ctx context.Context) error {
 	if err := s.sample(ctx); err != nil {
 		return err
 	}
+	if seen := s.watch.Foreign(); len(seen) > 0 {
+		s.complain("the provider's router has seen foreign MACs: %v", seen)
+	}
 	s.judge()
 	return s.proc.Stop()
 }

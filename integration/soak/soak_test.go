@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"udrouter/router"
 )
 
 // A short soak of a few guests holds, and its report and plots can be read.
@@ -40,6 +42,35 @@ func TestSoak(t *testing.T) {
 			} else if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
+		}
+	}
+}
+
+// What has grown, what has left by a foreign MAC, a defect and what never goes well are complained of; the rest is not.
+func TestJudge(t *testing.T) {
+	for want, change := range map[string]func(*sample, *soak){
+		"": func(p *sample, s *soak) {
+			p.rss += moreMemory
+			p.files += moreFiles
+			s.counted("pings", errors.New("lost"))
+		},
+		"bytes of memory":          func(p *sample, _ *soak) { p.rss += moreMemory + 1 },
+		"goroutines":               func(p *sample, _ *soak) { p.status.Process.Goroutines += moreGoroutines + 1 },
+		"threads":                  func(p *sample, _ *soak) { p.threads += moreThreads + 1 },
+		"descriptors":              func(p *sample, _ *soak) { p.files += moreFiles + 1 },
+		"foreign MAC off":          func(p *sample, _ *soak) { p.status.ForeignMAC = 1 },
+		"defects were met":         func(p *sample, _ *soak) { p.status.Drops = map[string]uint64{"internal": 1} },
+		"flows, of at most":        func(p *sample, _ *soak) { p.status.Flows.Active = 11 },
+		"none of 11 has gone well": func(_ *sample, s *soak) { s.done["pings"].ill.Store(11) },
+	} {
+		s := &soak{progress: io.Discard, done: map[string]*count{"pings": {}}}
+		first := sample{status: router.Status{Flows: router.FlowStatus{Active: 5, Max: 10}}, rss: 1, files: 1, threads: 1}
+		last := first
+		change(&last, s)
+		s.samples = []sample{first, first, last}
+		s.judge()
+		if got := strings.Join(s.complaints, "\n"); (got != "") != (want != "") || !strings.Contains(got, want) || len(s.complaints) > 1 {
+			t.Errorf("%q: %s", want, got)
 		}
 	}
 }
