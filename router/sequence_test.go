@@ -137,6 +137,29 @@ func keys(m map[netip.Addr]bool) (list []netip.Addr) {
 	return list
 }
 
+// Time jumps, as on a machine that was asleep: what is over by then is over, and everything goes on.
+func TestClockJumps(t *testing.T) {
+	a, b := netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 443)
+	for jump, passes := range map[time.Duration]int{0: 1, time.Second: 1, time.Hour: 1, 3 * time.Hour: 0, 90 * 24 * time.Hour: 0, 20 * 365 * 24 * time.Hour: 0} {
+		s := knowing(t, meeting(seedFile))
+		s.connect(a, b)
+		s.clock.Advance(jump)
+		s.housekeep()
+		s.neighbours.tick(s.netstack.Load())
+		s.settle()
+		s.learn()
+		s.newWorker(stack.Guests).appearedAll()
+		s.quiet()
+		s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC1, a, b, 16, 1000, 2000, 4))
+		if got := s.frames(stack.UplinkSide); len(got) != passes || s.counts()[policy.NoFlow] != uint64(1-passes) {
+			t.Errorf("after %v: %d segments of the connection pass, counted %v", jump, len(got), s.counts())
+		}
+		for _, wrong := range s.canary() {
+			t.Errorf("after %v: %s", jump, wrong)
+		}
+	}
+}
+
 func TestSequences(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) { sequence(rt, t) })
 }
