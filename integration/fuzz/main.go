@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -43,6 +44,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	f.SetOutput(progress)
 	each := f.String("time", "10m", "how long each target is run, or how often, as 1000x")
 	only := f.String("run", "", "only targets whose PACKAGE.NAME matches this regular `expression`")
+	skip := f.String("skip", "", "but for those that match this regular `expression`")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -57,6 +59,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	targets, err := find(ctx, packages, match)
 	if err != nil {
 		return err
+	}
+	if *skip != "" {
+		no, err := regexp.Compile(*skip)
+		if err != nil {
+			return fmt.Errorf("-skip: %w", err)
+		}
+		targets = slices.DeleteFunc(targets, func(t target) bool { return no.MatchString(t.String()) })
 	}
 	if len(targets) == 0 {
 		return fmt.Errorf("no fuzz target in %s matches %q", strings.Join(packages, " "), *only)
