@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -252,7 +251,7 @@ func TestHotplugStorm(t *testing.T) {
 			must(t, conn.Check(testContext(t)))
 		}
 		if step == 200 {
-			before = s.used()
+			before = holds(t, p.proc)
 		}
 	}
 	for vif := range s.links {
@@ -261,9 +260,9 @@ func TestHotplugStorm(t *testing.T) {
 	}
 	s.settled(-1)
 	must(t, conn.Check(testContext(t)))
-	after := s.used()
+	after := holds(t, p.proc)
 	t.Logf("at step 200: %+v; at the end: %+v", before, after)
-	if after.files > before.files+4 || after.threads > before.threads+4 || after.rss > before.rss+64<<20 {
+	if after.grown(before) {
 		t.Errorf("it has grown from %+v to %+v", before, after)
 	}
 	if notes, err := filepath.Glob(filepath.Join(p.state, "vifs-*", "*")); err != nil || len(notes) > 0 {
@@ -280,22 +279,4 @@ func TestHotplugStorm(t *testing.T) {
 	if len(st.Domus) != len(p.Config.Domus) || st.Flows.Active != flows || flows == 0 || st.ForeignMAC != 0 {
 		t.Errorf("%d guests, flows %+v, of those who are there %d; %d foreign MACs", len(st.Domus), st.Flows, flows, st.ForeignMAC)
 	}
-}
-
-// held is what the router's process holds.
-type held struct {
-	files, threads int
-	rss            uint64 // bytes
-}
-
-func (s *storm) used() (u held) {
-	s.t.Helper()
-	dir := fmt.Sprintf("/proc/%d", s.proc.PID())
-	files, err := os.ReadDir(dir + "/fd")
-	must(s.t, err)
-	threads, err := os.ReadDir(dir + "/task")
-	must(s.t, err)
-	m, err := s.proc.RSS()
-	must(s.t, err)
-	return held{len(files), len(threads), m.RSS}
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -195,7 +194,7 @@ func TestFlaps(t *testing.T) {
 		must(t, l.Dom0.SetDown(l.Dom0.Link))
 		_, _ = g.Ping(expired(t), l.Internet.Addr4(), lab.PingOptions{}) // something to send while it is down
 		must(t, l.Dom0.SetUp(l.Dom0.Link))
-		restoreUplink(t, l)
+		must(t, l.RestoreUplink())
 		reach(t)
 	}
 	t.Run("uplink deleted and made again", func(t *testing.T) {
@@ -281,21 +280,6 @@ network "v6" {
 	}
 }
 
-// restoreUplink gives dom0 what the kernel took away when the reference network's uplink went down, as ifup would.
-func restoreUplink(t *testing.T, l *lab.Lab) {
-	t.Helper()
-	dom0 := l.Dom0
-	for _, a := range dom0.Addrs {
-		if err := dom0.AddAddr(dom0.Link, a); !errors.Is(err, syscall.EEXIST) {
-			must(t, err)
-		}
-	}
-	gw4, gw6 := l.Config.Uplink.Gateway4, l.Config.Uplink.Gateway6
-	must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: gw4}))
-	must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: netip.PrefixFrom(gw6, 128)}))
-	must(t, dom0.AddRoute(dom0.Link, lab.Route{Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: gw6}))
-}
-
 // The uplink's MTU changes while the router runs, also below what IPv4 and IPv6 need (facts F3): it follows, says so, and
 // lives.
 func TestMTUChanges(t *testing.T) {
@@ -314,7 +298,7 @@ func TestMTUChanges(t *testing.T) {
 			reaches(t, g.Node, l.Internet.Addr4())
 		}
 	}
-	restoreUplink(t, l)
+	must(t, l.RestoreUplink())
 	for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
 		reaches(t, g.Node, a)
 	}

@@ -23,6 +23,13 @@ var exe string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if pid := os.Getenv(injectInto); pid != "" {
+		if err := obey(pid, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	if program := os.Getenv(withoutRoot); program != "" {
 		fmt.Fprintln(os.Stderr, becomeNobody(program))
 		return 1

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"encoding/binary"
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -116,14 +118,33 @@ type honest struct {
 }
 
 // Nothing that two honest endpoints send is refused, whatever is lost, doubled or overtaken before the table and behind it.
-func TestTCPHonest(t *testing.T) { honestly(t, false) }
+func TestTCPHonest(t *testing.T) { rapid.Check(t, honestly(t, false)) }
 
 // Nor is it where the table is lost on the way, and the connection picked up from the middle, but for a handshake that begins again.
-func TestPickUpHonest(t *testing.T) { honestly(t, true) }
+func TestPickUpHonest(t *testing.T) { rapid.Check(t, honestly(t, true)) }
 
-func honestly(t *testing.T, lose bool) {
+// FuzzHonest is both for inputs of the fuzzer's.
+func FuzzHonest(f *testing.F) {
+	seedDraws(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		rapid.MakeFuzz(func(rt *rapid.T) { honestly(t, rapid.Bool().Draw(rt, "lose"))(rt) })(t, b)
+	})
+}
+
+// seedDraws gives a fuzzer what properties may draw from, eight bytes for a draw.
+func seedDraws(f *testing.F) {
+	for seed := range uint64(16) {
+		b := make([]byte, 4096)
+		for i, r := 0, rand.New(rand.NewPCG(seed, 0)); i < len(b); i += 8 {
+			binary.LittleEndian.PutUint64(b[i:], r.Uint64())
+		}
+		f.Add(b)
+	}
+}
+
+func honestly(t *testing.T, lose bool) func(*rapid.T) {
 	e := ends("192.0.2.10:40000", "198.51.100.7:443")
-	rapid.Check(t, func(rt *rapid.T) {
+	return func(rt *rapid.T) {
 		table, now := NewFlowTable(4, NewFlowBudget(4)), time.Hour
 		scales := rapid.Bool().Draw(rt, "scales")
 		var ends [2]*honest
@@ -311,7 +332,7 @@ func honestly(t *testing.T, lose bool) {
 			}
 		}
 		verify(rt, table)
-	})
+	}
 }
 
 func before32(a, b uint32) bool { return int32(a-b) < 0 }

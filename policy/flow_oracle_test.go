@@ -164,7 +164,15 @@ func (s *slowTable) first() int {
 }
 
 // Two guests' tables do what the slow ones do, whatever comes in whatever order, and never more than they may.
-func TestFlowOracle(t *testing.T) {
+func TestFlowOracle(t *testing.T) { rapid.Check(t, asTheSlowOnes(t)) }
+
+// FuzzFlowOracle is TestFlowOracle for inputs of the fuzzer's.
+func FuzzFlowOracle(f *testing.F) {
+	seedDraws(f)
+	f.Fuzz(func(t *testing.T, b []byte) { rapid.MakeFuzz(asTheSlowOnes(t))(t, b) })
+}
+
+func asTheSlowOnes(t *testing.T) func(*rapid.T) {
 	protos := []uint8{6, 17, 1, 132}
 	packets := map[string]*Packet{}
 	packet := func(guest, n int, proto uint8, back bool, flags byte) *Packet {
@@ -199,7 +207,7 @@ func TestFlowOracle(t *testing.T) {
 		packets[key] = p
 		return p
 	}
-	rapid.Check(t, func(rt *rapid.T) {
+	return func(rt *rapid.T) {
 		limit := rapid.IntRange(1, 10).Draw(rt, "limit")
 		total := NewFlowBudget(limit)
 		var fast [2]*FlowTable
@@ -247,7 +255,7 @@ func TestFlowOracle(t *testing.T) {
 				rt.Fatalf("%d of the budget, want %d", total.Used(), used)
 			}
 		}
-	})
+	}
 }
 
 // playOracle looks a packet up in both, and makes the flow where there is none.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"runtime/metrics"
 	"sync/atomic"
 	"time"
 
@@ -28,10 +29,17 @@ type Status struct {
 	RouterMAC     string            `json:"router_mac"`
 	UplinkAddress string            `json:"uplink_link_local"`
 	Warnings      []string          `json:"warnings"`
+	Process       ProcessStatus     `json:"process"`
 
 	// HostUplink is what the rules of host.uplink have decided on, in the file's order, the default last: packets of known flows pass before them.
 	// Empty where there are none, or where they could not be read, of which there is a warning.
 	HostUplink []HostRuleStatus `json:"host_uplink"`
+}
+
+// ProcessStatus is what the process holds, which stays as it is under any load that goes on.
+type ProcessStatus struct {
+	Goroutines uint64 `json:"goroutines"`
+	Heap       uint64 `json:"heap_bytes"` // of objects, those among them that nobody needs and that have not been collected yet
 }
 
 // HostRuleStatus is a rule of host.uplink in Status. Bytes count from the IP header on.
@@ -85,6 +93,7 @@ func (r *Router) Status() Status {
 		Flows:     FlowStatus{Active: wd.engine.Budget().Used(), Max: wd.engine.Budget().Max(), Hits: r.hits.Load()},
 		RouterMAC: r.RouterMAC.String(), UplinkAddress: wd.UplinkLL.String(), Warnings: append([]string{}, wd.warnings...),
 		Links: []LinkStatus{}, Domus: []DomuStatus{}, Reloads: r.reloads.Load(), Gap: time.Duration(r.gap.Load()).Seconds(), LastReload: r.lastReload.Load(),
+		Process: process(),
 	}
 	s.Drops = words(&r.drops)
 	for _, link := range r.links {
@@ -116,6 +125,13 @@ func (r *Router) Status() Status {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("host.uplink: what its rules count cannot be read: %v", err))
 	}
 	return s
+}
+
+// process asks the runtime, which does not stop for it.
+func process() ProcessStatus {
+	m := []metrics.Sample{{Name: "/sched/goroutines:goroutines"}, {Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(m)
+	return ProcessStatus{Goroutines: m[0].Value.Uint64(), Heap: m[1].Value.Uint64()}
 }
 
 // hostUplink reads what the rules of host.uplink count.

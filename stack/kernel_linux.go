@@ -250,7 +250,7 @@ func WatchKernel(ctx context.Context, changed func() error) error {
 		defer close(done)
 		for {
 			_, _, err := s.Receive()
-			if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 				return
 			}
 			select {

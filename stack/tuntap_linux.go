@@ -34,6 +34,7 @@ type TunTap struct {
 
 	mu      sync.Mutex // held while the device is opened or closed
 	created bool
+	lost    bool // it was there, and has gone
 	closed  bool
 	tries   pace
 }
@@ -157,6 +158,13 @@ func (t *TunTap) open() (attached int, err error) {
 }
 
 func (t *TunTap) create() error {
+	if t.lost { // a try of package water's that fails keeps its descriptor for ever, and this one is repeated
+		fd, err := attach(t.name, t.tun)
+		if err != nil {
+			return err
+		}
+		unix.Close(fd) // with which the device goes
+	}
 	cfg := water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: t.name, Persist: true, MultiQueue: true}}
 	if t.tun {
 		cfg.DeviceType = water.TUN
@@ -244,6 +252,7 @@ func (t *TunTap) reopen() bool {
 	if !t.tries.due() {
 		return false
 	}
+	t.lost = true
 	attached, err := t.open()
 	if err != nil {
 		t.Errors.Add(1)

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 
@@ -33,6 +35,68 @@ func setLevel(level *slog.LevelVar, c config.Log) {
 	var l slog.Level
 	if l.UnmarshalText([]byte(c.Level)) == nil {
 		level.Set(l)
+	}
+}
+
+// maxLines is how many lines wait to be written at most.
+const maxLines = 1024
+
+// lines writes what it is given, each a line, without ever waiting for who takes it: a pipe that nobody reads, a terminal that is held or a disk that
+// hangs must stop nothing that has something to log. What finds no place is lost, and how much that was is written when there is place again.
+type lines struct {
+	w    io.Writer
+	done chan struct{}
+
+	mu    sync.Mutex
+	queue chan []byte // nil after close
+	lost  int
+}
+
+func newLines(w io.Writer) *lines {
+	l := &lines{w: w, done: make(chan struct{}), queue: make(chan []byte, maxLines)}
+	go l.run(l.queue)
+	return l
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case l.queue <- bytes.Clone(line):
+	default:
+		l.lost++
+	}
+	return len(line), nil
+}
+
+func (l *lines) run(queue <-chan []byte) {
+	defer close(l.done)
+	for line := range queue {
+		l.mu.Lock()
+		lost := l.lost
+		l.lost = 0
+		l.mu.Unlock()
+		// Nobody can be told of an error of the log.
+		_, _ = l.w.Write(line)
+		if lost > 0 {
+			_, _ = fmt.Fprintf(l.w, "%d lines of the log were lost\n", lost)
+		}
+	}
+}
+
+// close writes what there is, if that takes no longer than a moment.
+func (l *lines) close() {
+	l.mu.Lock()
+	queue := l.queue
+	l.queue = nil
+	l.mu.Unlock()
+	close(queue)
+	moment := time.NewTimer(time.Second)
+	defer moment.Stop()
+	select {
+	case <-l.done:
+	case <-moment.C:
 	}
 }
 

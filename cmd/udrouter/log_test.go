@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -35,4 +36,47 @@ func TestNoPriorities(t *testing.T) {
 	if !strings.HasPrefix(b.String(), "time=") {
 		t.Errorf("%s", b.String())
 	}
+}
+
+// stuck is a log that takes a line only when it is let.
+type stuck struct {
+	let chan bool
+	got strings.Builder
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	<-s.let
+	return s.got.Write(b)
+}
+
+// Who logs waits for nobody, what finds no place is counted, and what has found one is written in the end.
+func TestLinesDoNotWait(t *testing.T) {
+	w := &stuck{let: make(chan bool)}
+	l := newLines(w)
+	line := []byte("first\n")
+	for range maxLines + 10 {
+		if n, err := l.Write(line); n != len(line) || err != nil {
+			t.Fatal(n, err)
+		}
+		copy(line, "again\n") // the caller's once more
+	}
+	close(w.let)
+	l.close()
+	_, _ = l.Write([]byte("late\n"))
+	got := w.got.String()
+	lost := regexp.MustCompile(`(?m)^(\d+) lines of the log were lost$`).FindStringSubmatch(got)
+	if lost == nil || !strings.HasPrefix(got, "first\n") || strings.Contains(got, "late") {
+		t.Fatalf("%d bytes, %q", len(got), got[:min(len(got), 100)])
+	}
+	n, err := strconv.Atoi(lost[1])
+	if written := strings.Count(got, "first\n") + strings.Count(got, "again\n"); err != nil || written < maxLines || written+n != maxLines+10 {
+		t.Errorf("%d lines were written and %d lost, of %d; %v", written, n, maxLines+10, err)
+	}
+}
+
+// The end does not wait for a log that takes nothing.
+func TestLinesEnd(t *testing.T) {
+	l := newLines(&stuck{let: make(chan bool)})
+	_, _ = l.Write([]byte("line\n"))
+	l.close()
 }

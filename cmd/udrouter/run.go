@@ -9,10 +9,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -54,7 +56,10 @@ func runCommand() *cobra.Command {
 				return err
 			}
 			level := new(slog.LevelVar)
-			log := logger(c.ErrOrStderr(), cfg.Log, level)
+			signal.Ignore(syscall.SIGPIPE) // that the log's reader has gone ends no router
+			out := newLines(c.ErrOrStderr())
+			defer out.close()
+			log := logger(out, cfg.Log, level)
 			around := &surroundings{level: level, log: log, load: read}
 			for _, text := range cfg.NotEnforced() {
 				log.Warn(text)

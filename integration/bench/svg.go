@@ -6,6 +6,8 @@ import (
 	"math"
 	"strings"
 	"text/template"
+
+	"udrouter/integration/plot"
 )
 
 // The plot's measures, in pixels.
@@ -16,7 +18,6 @@ const (
 	plotBar    = 11 // the height of one
 	plotGap    = 8  // between groups
 	plotTop    = 44 // for the legend
-	plotColors = 4
 )
 
 type (
@@ -59,7 +60,7 @@ func (r *report) plot() []byte {
 		if i == r.Base {
 			continue
 		}
-		class[i] = at % plotColors
+		class[i] = at % plot.Colors
 		d.Names = append(d.Names, plotName{plotLabels + 130*at, class[i], name})
 		at++
 	}
@@ -119,16 +120,7 @@ var plotFile = template.Must(template.New("svg").Funcs(template.FuncMap{
 	"add": func(a, b any) float64 { return number64(a) + number64(b) },
 }).Parse(`<svg xmlns="http://www.w3.org/2000/svg" width="{{.Width}}" height="{{.Height}}" viewBox="0 0 {{.Width}} {{.Height}}" role="img">
 <title>{{.Title | html}}</title>
-<style>
-text { font: 11px sans-serif; fill: #24292f }
-.grid { stroke: #d0d7de } .one { stroke: #cf222e; stroke-width: 1.5 }
-.c0 { fill: #8c959f } .c1 { fill: #0969da } .c2 { fill: #1a7f37 } .c3 { fill: #bf8700 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 }
-  .grid { stroke: #3d444d } .one { stroke: #ff7b72 }
-  .c0 { fill: #768390 } .c1 { fill: #4493f8 } .c2 { fill: #3fb950 } .c3 { fill: #d29922 }
-}
-</style>
+` + plot.Style + `
 <text x="{{.Left}}" y="14">{{.Title | html}}</text>
 {{- range .Names}}
 <rect class="c{{.Class}}" x="{{.X}}" y="23" width="10" height="10"/><text x="{{add .X 14}}" y="32">{{.Name | html}}</text>

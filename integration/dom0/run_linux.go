@@ -234,7 +234,7 @@ func (e *events) follow(ctx context.Context, sock *os.File, f func([]byte)) erro
 			f(buf[:n])
 		case ctx.Err() != nil, errors.Is(err, os.ErrClosed):
 			return nil
-		case errors.Is(err, unix.ENOBUFS):
+		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 			f(nil)
 		default:
 			return fmt.Errorf("reading the kernel's notifications: %w", err)

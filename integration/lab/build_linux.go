@@ -224,17 +224,23 @@ func (l *Lab) MakeUplink() error {
 			return err
 		}
 	}
-	for _, a := range dom0.Addrs {
-		if err := dom0.AddAddr(dom0.Link, a); err != nil {
-			return err
-		}
-	}
 	for _, r := range p.gwRoutes {
 		if err := gw.AddRoute(gw.Link, r); err != nil {
 			return err
 		}
 	}
-	for _, r := range p.dom0Routes {
+	return l.RestoreUplink()
+}
+
+// RestoreUplink gives dom0's link the addresses and routes that the kernel has taken away when it went down, as ifup would.
+func (l *Lab) RestoreUplink() error {
+	dom0 := l.Dom0
+	for _, a := range dom0.Addrs {
+		if err := dom0.AddAddr(dom0.Link, a); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	for _, r := range l.plan.dom0Routes {
 		if err := dom0.AddRoute(dom0.Link, r); err != nil {
 			return err
 		}

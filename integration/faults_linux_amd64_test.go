@@ -1,0 +1,247 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"udrouter/integration/lab"
+	"udrouter/policy"
+	"udrouter/router"
+)
+
+// tun is the device of TAP and host TUN, as /proc/PID/fd names it.
+const tun = "/dev/net/tun"
+
+// faulty are the system calls of the links, what they may say, and on which link that is counted as an error; "" is on none, since nothing went wrong
+// with a packet. Each lasts until it was met often enough, or has met the calls that it is for.
+var faulty = []struct {
+	call    string
+	fault   *fault
+	counted string
+}{
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EIO}, "udr0"},
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.ENOMEM}, "udr0"},
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.ENOBUFS}, "udr0"},
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EINTR}, ""},
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EAGAIN}, ""},
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EBADFD}, "udr0"}, // what a device says that was deleted
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.ENODEV}, "udr0"},
+	{"read of 5 bytes", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Short: 5}, "udr0"},
+	{"read of 20 bytes", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Short: 20}, ""},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.ENOBUFS}, "udr0"},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.ENOMEM}, "udr0"},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.EAGAIN}, "udr0"},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.EINTR}, "udr0"},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.EIO}, "udr0"},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.ENODEV}, "udr0"},
+	{"write of 20 bytes", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Short: 20}, "udr0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENETDOWN}, "eth0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENXIO}, "eth0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENODEV}, "eth0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.EIO}, "eth0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENOMEM}, "eth0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENOBUFS}, "eth0"},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.EINVAL}, "eth0"}, // a super-packet that no header expresses
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.EINTR}, ""},
+	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.EAGAIN}, ""},
+	{"recvmmsg of one message", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Short: 1}, ""},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.ENOBUFS}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.ENOMEM}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.ENETDOWN}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.EIO}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.EAGAIN}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.ENXIO}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.ENODEV}, "eth0"},
+	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.EINTR, Times: 100}, ""},
+	{"poll", &fault{Calls: []uint64{unix.SYS_POLL, unix.SYS_PPOLL}, Errno: unix.ENOMEM}, ""},
+	{"poll", &fault{Calls: []uint64{unix.SYS_POLL, unix.SYS_PPOLL}, Errno: unix.EINTR}, ""},
+}
+
+// faultLab is a network with a router whose system calls fail when they are told to.
+type faultLab struct {
+	*lab.Lab
+	t    *testing.T
+	proc *lab.Proc
+	in   *faults
+	conn *lab.Conn // through it all
+}
+
+func newFaultLab(t *testing.T) *faultLab {
+	l := &faultLab{Lab: buildLab(t, "", lab.Options{}), t: t}
+	l.proc = startRouter(t, l.Lab, "--workers", "1")
+	l.conn = openTCP(t, l.Guests[0].Node, l.Internet, l.Internet.Addr4(), 443)
+	l.in = inject(t, l.proc.PID())
+	return l
+}
+
+// ways are who asks whom.
+func (l *faultLab) ways() map[*lab.Node][]netip.Addr {
+	g := l.Guests[0]
+	return map[*lab.Node][]netip.Addr{
+		g.Node:     {l.Internet.Addr4(), l.Internet.Addr6(), l.Guests[1].Addr4()},
+		l.Internet: {g.Addr4(), g.Addr6()},
+		l.Dom0:     {g.Addr4(), g.Addr6()},
+	}
+}
+
+// try sends something every way; what becomes of it does not matter.
+func (l *faultLab) try() {
+	for from, to := range l.ways() {
+		for _, a := range to {
+			ctx, cancel := context.WithTimeout(l.t.Context(), 5*time.Millisecond)
+			_, _ = from.Ping(ctx, a, lab.PingOptions{})
+			cancel()
+		}
+	}
+}
+
+// serves checks that everybody is served, and the connection goes on.
+func (l *faultLab) serves(t *testing.T) {
+	t.Helper()
+	for from, to := range l.ways() {
+		for _, a := range to {
+			must(t, lab.Await(testContext(t), "an answer from "+a.String(), func() (bool, error) {
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+				_, err := from.Ping(ctx, a, lab.PingOptions{})
+				return err == nil, l.alive()
+			}))
+		}
+	}
+	must(t, l.conn.Check(testContext(t)))
+	must(t, l.alive())
+}
+
+// alive tells whether the router has not ended, and how it did.
+func (l *faultLab) alive() error {
+	select {
+	case <-l.proc.Exited():
+		return fmt.Errorf("the router has ended: %w", l.proc.Stop())
+	default:
+		return nil
+	}
+}
+
+// suffers has a fault while something is done, and packets go every way, until it was met a few times.
+func (l *faultLab) suffers(t *testing.T, f *fault, do func(*testing.T)) {
+	t.Helper()
+	const often = 3
+	l.in.set(f)
+	defer l.in.set(nil)
+	do(t)
+	must(t, lab.Await(testContext(t), "the fault", func() (bool, error) {
+		l.try()
+		return l.in.hits() >= often, l.alive()
+	}))
+}
+
+func errorsOf(s router.Status, link string) uint64 {
+	for _, l := range s.Links {
+		if l.Name == link {
+			return l.Errors
+		}
+	}
+	return 0
+}
+
+// Each system call of the links fails in each way in which it may: the router lives, counts what it loses, serves everybody again when the fault
+// is gone, and holds no more at the end than at the beginning.
+func TestFaultsOfLinks(t *testing.T) {
+	l := newFaultLab(t)
+	t.Run("io_uring", func(t *testing.T) { // from here on there is a call for each packet
+		f := &fault{Calls: []uint64{unix.SYS_IO_URING_ENTER}, Errno: unix.EIO}
+		l.in.set(f)
+		must(t, lab.Await(testContext(t), "the fault, or plain calls", func() (bool, error) {
+			must(t, l.conn.Check(testContext(t))) // nothing is lost
+			l.flood()
+			return l.in.hits() > 0, l.alive()
+		}))
+		l.in.set(nil)
+		l.serves(t)
+	})
+	before := holds(t, l.proc)
+	for _, c := range faulty {
+		what := c.fault.Errno.Error()
+		if c.fault.Short > 0 {
+			what = "short"
+		}
+		t.Run(c.call+": "+what, func(t *testing.T) {
+			was := errorsOf(status(t, l.proc), c.counted)
+			l.suffers(t, c.fault, func(*testing.T) {})
+			l.serves(t)
+			if c.counted != "" && errorsOf(status(t, l.proc), c.counted) == was {
+				t.Errorf("no error is counted on %s", c.counted)
+			}
+		})
+	}
+	l.settled(before)
+}
+
+// settled checks that the router holds no more than it did, has met no defect and has kept to its MAC.
+func (l *faultLab) settled(before held) {
+	l.t.Helper()
+	l.in.end()
+	after := holds(l.t, l.proc)
+	l.t.Logf("before: %+v; after: %+v", before, after)
+	if after.grown(before) {
+		l.t.Errorf("it has grown from %+v to %+v", before, after)
+	}
+	if s := status(l.t, l.proc); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {
+		l.t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
+	}
+	must(l.t, l.proc.Stop())
+}
+
+// flood has a guest send many packets at once, for which a ring is made.
+func (l *faultLab) flood() {
+	must(l.t, l.Guests[0].Transfer(testContext(l.t), netip.AddrPortFrom(l.Internet.Addr4(), 443), 1<<20))
+}
+
+// What opens a device anew fails for a while: it is tried again, and nothing is left of the tries that failed.
+func TestFaultsOfOpening(t *testing.T) {
+	l := newFaultLab(t)
+	l.serves(t)
+	before := holds(t, l.proc)
+	deleteUplink := func(t *testing.T) {
+		must(t, l.Dom0.DelLink(l.Dom0.Link))
+		must(t, l.MakeUplink())
+	}
+	deleteTAP := func(t *testing.T) { must(t, l.Dom0.DelLink(l.Config.Bridge.TAP)) }
+	deleteTUN := func(t *testing.T) { must(t, l.Dom0.DelLink(l.Config.Host.Interface)) }
+	for _, c := range []struct {
+		name  string
+		fault *fault
+		do    func(*testing.T)
+	}{
+		{"TAP: openat", &fault{Calls: []uint64{unix.SYS_OPENAT}, Errno: unix.EMFILE}, deleteTAP},
+		{"TAP: openat", &fault{Calls: []uint64{unix.SYS_OPENAT}, Errno: unix.ENOMEM}, deleteTAP},
+		{"TAP: ioctl", &fault{Calls: []uint64{unix.SYS_IOCTL}, On: tun, Errno: unix.EBUSY}, deleteTAP},
+		{"TAP: ioctl", &fault{Calls: []uint64{unix.SYS_IOCTL}, On: tun, Errno: unix.ENOMEM}, deleteTAP},
+		{"TUN: ioctl", &fault{Calls: []uint64{unix.SYS_IOCTL}, On: tun, Errno: unix.ENOBUFS}, deleteTUN},
+		{"uplink: socket", &fault{Calls: []uint64{unix.SYS_SOCKET}, Errno: unix.EMFILE}, deleteUplink},
+		{"uplink: socket", &fault{Calls: []uint64{unix.SYS_SOCKET}, Errno: unix.ENOBUFS}, deleteUplink},
+		{"uplink: setsockopt", &fault{Calls: []uint64{unix.SYS_SETSOCKOPT}, Errno: unix.ENOMEM}, deleteUplink},
+		{"uplink: bind", &fault{Calls: []uint64{unix.SYS_BIND}, Third: unix.SizeofSockaddrLinklayer, Errno: unix.ENODEV}, deleteUplink},
+		{"uplink: bind", &fault{Calls: []uint64{unix.SYS_BIND}, Third: unix.SizeofSockaddrLinklayer, Errno: unix.ENETDOWN}, deleteUplink},
+		{"uplink: getsockname", &fault{Calls: []uint64{unix.SYS_GETSOCKNAME}, Errno: unix.ENOBUFS, Times: 20}, deleteUplink},
+		{"netlink: sendto", &fault{Calls: []uint64{unix.SYS_SENDTO}, On: "socket:", Errno: unix.ENOBUFS}, deleteUplink},
+		{"netlink: sendto", &fault{Calls: []uint64{unix.SYS_SENDTO}, On: "socket:", Errno: unix.ENOMEM}, deleteTAP},
+		{"netlink: recvfrom", &fault{Calls: []uint64{unix.SYS_RECVFROM}, On: "socket:", Errno: unix.ENOBUFS}, deleteUplink},
+		{"netlink: recvfrom", &fault{Calls: []uint64{unix.SYS_RECVFROM}, On: "socket:", Errno: unix.ENOMEM}, deleteUplink},
+		{"netlink: recvmsg", &fault{Calls: []uint64{unix.SYS_RECVMSG}, On: "socket:", Errno: unix.ENOBUFS}, deleteTAP},
+		{"control socket: accept", &fault{Calls: []uint64{unix.SYS_ACCEPT4}, Errno: unix.EMFILE, Times: 5}, func(t *testing.T) { status(t, l.proc) }},
+		{"log: write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: "pipe:", Errno: unix.ENOSPC}, deleteUplink},
+	} {
+		t.Run(c.name+": "+strings.ReplaceAll(c.fault.Errno.Error(), " ", "_"), func(t *testing.T) {
+			l.suffers(t, c.fault, c.do)
+			l.serves(t)
+		})
+	}
+	l.settled(before)
+}

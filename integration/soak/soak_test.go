@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"udrouter/router"
+)
+
+// A short soak of a few guests holds, and its report and plots can be read.
+func TestSoak(t *testing.T) {
+	dir := t.TempDir()
+	var out, progress bytes.Buffer
+	if err := run(t.Context(), []string{"-time", "20s", "-guests", "16", "-seed", "1", "-out", dir}, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, out.String(), progress.String())
+	}
+	for _, want := range []string{"All held: 12 connections", "| event: reloads |", "| event: uplink down and up |", "| forged frames |", "| `ip-binding` |", "![memory](memory.svg)"} {
+		text, err := os.ReadFile(filepath.Join(dir, "report.md"))
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("the report lacks %q: %v\n%s", want, err, text)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.svg"))
+	if err != nil || len(files) != 5 {
+		t.Fatalf("plots %v, %v", files, err)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for d := xml.NewDecoder(f); ; {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// What has grown, what has left by a foreign MAC, a defect and what never goes well are complained of; the rest is not.
+func TestJudge(t *testing.T) {
+	for want, change := range map[string]func(*sample, *soak){
+		"": func(p *sample, s *soak) {
+			p.rss += moreMemory
+			p.files += moreFiles
+			s.counted("pings", errors.New("lost"))
+		},
+		"bytes of memory":          func(p *sample, _ *soak) { p.rss += moreMemory + 1 },
+		"goroutines":               func(p *sample, _ *soak) { p.status.Process.Goroutines += moreGoroutines + 1 },
+		"threads":                  func(p *sample, _ *soak) { p.threads += moreThreads + 1 },
+		"descriptors":              func(p *sample, _ *soak) { p.files += moreFiles + 1 },
+		"foreign MAC off":          func(p *sample, _ *soak) { p.status.ForeignMAC = 1 },
+		"defects were met":         func(p *sample, _ *soak) { p.status.Drops = map[string]uint64{"internal": 1} },
+		"flows, of at most":        func(p *sample, _ *soak) { p.status.Flows.Active = 11 },
+		"none of 11 has gone well": func(_ *sample, s *soak) { s.done["pings"].ill.Store(11) },
+	} {
+		s := &soak{progress: io.Discard, done: map[string]*count{"pings": {}}}
+		first := sample{status: router.Status{Flows: router.FlowStatus{Active: 5, Max: 10}}, rss: 1, files: 1, threads: 1}
+		last := first
+		change(&last, s)
+		s.samples = []sample{first, first, last}
+		s.judge()
+		if got := strings.Join(s.complaints, "\n"); (got != "") != (want != "") || !strings.Contains(got, want) || len(s.complaints) > 1 {
+			t.Errorf("%q: %s", want, got)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, args := range [][]string{{"-guests", "255"}, {"-guests", "7"}, {"-time", "0s"}, {"extra"}} {
+		if _, err := parse(args, io.Discard); err == nil {
+			t.Errorf("%q is taken", args)
+		}
+	}
+}
