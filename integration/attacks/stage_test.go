@@ -18,17 +18,6 @@ import (
 	"udrouter/policy"
 )
 
-// three is a guest that has no part in the attacks: its kernel talks with the internet's while they are sent.
-const three = `
-domu "three" {
-  vif    = "vif3.0"
-  mac    = "00:16:3e:00:00:03"
-  ipv4   = ["192.0.2.99"]
-  ipv6   = ["2001:db8:3:2:1::99"]
-  policy = "untrusted"
-}
-`
-
 // stage is a wire on which hostile rows are sent for real, with an honest guest beside, and witnesses: guests, uplink, and dom0 with
 // what gets past its own protection and what its tables say. The router is the one under test (proc) or dom0's kernel.
 //

@@ -114,7 +114,7 @@ func background(f []byte) bool {
 	}
 	announcement := p.EtherType == policy.EtherARP && p.ARP.SPA == p.ARP.TPA && p.SrcMAC == p.ARP.SHA && p.DstMAC.IsGroup() ||
 		p.IsND() && p.ICMPType == policy.NeighborAdvertisement && p.Dst == cases.AllNodes && p.ND.Flags&policy.NASolicited == 0 && p.ND.Flags&policy.NARouter != 0 && (p.ND.Flags&policy.NAOverride != 0 || p.ND.Target != cases.One6)
-	return isQuestion(f) || announcement || p.IsIPv6() && p.Proto == policy.ProtoICMPv6 && (p.ICMPType == 143 || p.ICMPType == 133) ||
+	return isQuestion(f) || announcement || p.IsIPv6() && p.Proto == policy.ProtoICMPv6 && (p.ICMPType == 143 || p.ICMPType == 131 || p.ICMPType == 133) ||
 		p.IsND() && p.Src.IsUnspecified()
 }
 
