@@ -15,6 +15,7 @@ import (
 	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
 
@@ -88,44 +89,44 @@ func fdb(t *testing.T, l *lab.Lab) (list []string) {
 }
 
 // drain takes what has come so far, from before the router ran as well.
-func (w *wire) drain() {
-	w.t.Helper()
-	w.announced()
-	w.settle(cases.One)
-	for _, p := range places {
-		w.take(p)
+func drain(w *wire.Wire) {
+	w.T.Helper()
+	w.Announced()
+	w.Settle(cases.One)
+	for _, p := range wire.Places {
+		w.Take(p)
 	}
 }
 
 // A guest gets nothing past the router: neither to its neighbour, nor to dom0, nor by another's MAC, whatever it sends on the link. Nothing comes back, and
 // the bridge is the same afterwards: its ports, its settings and its forwarding entries, also after more MACs than any table holds (attacks 1, 2 and 3).
 func TestBridge(t *testing.T) {
-	w := newWire(t, string(config.Reference))
-	dom0, c := w.lab.Dom0, w.lab.Config
+	w := wire.New(t, string(config.Reference))
+	dom0, c := w.Lab.Dom0, w.Lab.Config
 	tap, err := dom0.Sniff(c.Bridge.TAP, lab.SniffOptions{Keep: func(f []byte) bool { return bytes.Contains(f, mark) }})
 	must(t, err)
-	w.drain()
-	before, err := w.lab.Dom0State()
+	drain(w)
+	before, err := w.Lab.Dom0State()
 	must(t, err)
-	entries := fdb(t, w.lab)
+	entries := fdb(t, w.Lab)
 	same := func(when string) {
 		t.Helper()
-		if now := fdb(t, w.lab); !slices.Equal(now, entries) {
+		if now := fdb(t, w.Lab); !slices.Equal(now, entries) {
 			t.Errorf("%s: forwarding entries %v, were %v", when, now, entries)
 		}
-		now, err := w.lab.Dom0State()
+		now, err := w.Lab.Dom0State()
 		must(t, err)
 		if d := lab.DiffState(before, now); len(d) > 0 {
 			t.Errorf("%s: dom0 is not as it was: %v", when, d)
 		}
-		for _, p := range places {
-			for _, f := range w.take(p) {
+		for _, p := range wire.Places {
+			for _, f := range w.Take(p) {
 				t.Errorf("%s: at %s: %x", when, p, f)
 			}
 		}
 	}
-	macs := map[string]policy.MAC{"its own": cases.MAC1, "the neighbour's": cases.MAC2, "the router's": w.net.Router, "nobody's": cases.Nobody, "the provider's": w.net.Gateway}
-	for name, link := range map[string]string{"the bridge's": c.Bridge.Name, "its port's": w.lab.Guests[0].Domu.Vif, "the TAP's": c.Bridge.TAP, "dom0's": c.Uplink.Name} {
+	macs := map[string]policy.MAC{"its own": cases.MAC1, "the neighbour's": cases.MAC2, "the router's": w.Net.Router, "nobody's": cases.Nobody, "the provider's": w.Net.Gateway}
+	for name, link := range map[string]string{"the bridge's": c.Bridge.Name, "its port's": w.Lab.Guests[0].Domu.Vif, "the TAP's": c.Bridge.TAP, "dom0's": c.Uplink.Name} {
 		macs[name], err = dom0.LinkMAC(link)
 		must(t, err)
 	}
@@ -135,17 +136,17 @@ func TestBridge(t *testing.T) {
 			f := bytes.Clone(frames[what])
 			mac := macs[whose]
 			copy(f[6:], mac[:])
-			must(t, w.send[cases.One].Send(f))
+			must(t, w.Send[cases.One].Send(f))
 			if mac == cases.MAC1 { // as for dom0's links, past which nothing must get by their own MACs
 				for _, to := range macs {
 					copy(f, to[:])
-					if to != w.net.Router {
-						must(t, w.send[cases.One].Send(f))
+					if to != w.Net.Router {
+						must(t, w.Send[cases.One].Send(f))
 					}
 				}
 			}
 		}
-		w.settle(cases.One)
+		w.Settle(cases.One)
 		same("with " + whose + " MAC")
 	}
 	forged := func(f lab.Frame) bool { return policy.MAC(f.Data[6:12]) != cases.MAC1 }
@@ -154,22 +155,22 @@ func TestBridge(t *testing.T) {
 	}
 
 	const stations = 50000
-	f := cases.UDP(w.net.Router, cases.MAC1, cases.One4, cases.X4, len(mark))
+	f := cases.UDP(w.Net.Router, cases.MAC1, cases.One4, cases.X4, len(mark))
 	copy(f[len(f)-len(mark):], mark)
 	for i := range stations {
 		binary.BigEndian.PutUint64(f[4:], rand.Uint64()) // the source, between two bytes of what is set anew
-		copy(f, w.net.Router[:])
+		copy(f, w.Net.Router[:])
 		if i%3 == 0 {
 			copy(f, policy.BroadcastMAC[:])
 		}
 		f[6] &^= 1
-		must(t, w.send[cases.One].Send(f))
+		must(t, w.Send[cases.One].Send(f))
 		if i%1000 == 999 { // none of the neighbour's is lost
-			w.fence(cases.Two, cases.X4)
-			w.fence(cases.Uplink, cases.Two4)
+			w.Fence(cases.Two, cases.X4)
+			w.Fence(cases.Uplink, cases.Two4)
 		}
 	}
-	w.settle(cases.One)
+	w.Settle(cases.One)
 	same("after so many MACs")
 	if n := tap.Count(forged); n > 0 {
 		t.Errorf("%d frames came to the router by random MACs", n)
@@ -179,22 +180,22 @@ func TestBridge(t *testing.T) {
 // dom0's kernel says nothing to a guest on the link: not to a ping to all nodes, not on a link-local address that its links would have, not by its own
 // addresses (attack 3).
 func TestDom0IsSilent(t *testing.T) {
-	w := newWire(t, string(config.Reference))
-	dom0, c := w.lab.Dom0, w.lab.Config
+	w := wire.New(t, string(config.Reference))
+	dom0, c := w.Lab.Dom0, w.Lab.Config
 	_, err := dom0.ServeTCP(22)
 	must(t, err)
-	w.drain()
+	drain(w)
 	own := policy.EUI64(cases.MAC1)
 	at := netip.AddrPortFrom
 	const syn, ack = 2, 16
 	for _, src := range []netip.Addr{own, cases.One6} {
 		for _, group := range []string{"ff02::1", "ff02::2", "ff01::1", "ff05::2", "ff02::1:ff00:1"} {
 			to := netip.MustParseAddr(group)
-			must(t, w.send[cases.One].Send(cases.Echo(policy.MulticastMAC(to), cases.MAC1, src, to, false, 8, cases.TTL(1))))
+			must(t, w.Send[cases.One].Send(cases.Echo(policy.MulticastMAC(to), cases.MAC1, src, to, false, 8, cases.TTL(1))))
 		}
 	}
-	must(t, w.send[cases.One].Send(cases.Echo(policy.BroadcastMAC, cases.MAC1, cases.One4, netip.MustParseAddr("255.255.255.255"), false, 8)))
-	for _, link := range []string{c.Bridge.Name, w.lab.Guests[0].Domu.Vif, c.Bridge.TAP, c.Uplink.Name, c.Host.Interface} {
+	must(t, w.Send[cases.One].Send(cases.Echo(policy.BroadcastMAC, cases.MAC1, cases.One4, netip.MustParseAddr("255.255.255.255"), false, 8)))
+	for _, link := range []string{c.Bridge.Name, w.Lab.Guests[0].Domu.Vif, c.Bridge.TAP, c.Uplink.Name, c.Host.Interface} {
 		mac, err := dom0.LinkMAC(link)
 		if err != nil {
 			continue // a TUN has none
@@ -207,7 +208,7 @@ func TestDom0IsSilent(t *testing.T) {
 					cases.TCP(to, cases.MAC1, at(own, 999), at(a, 23), ack, 1, 1, 0), cases.UDP(to, cases.MAC1, own, a, 8), cases.Echo(to, cases.MAC1, own, a, false, 8),
 				} {
 					if a != dom0.Addr6() || f[0] != 0x33 { // for that the router answers: it shares it
-						must(t, w.send[cases.One].Send(f))
+						must(t, w.Send[cases.One].Send(f))
 					}
 				}
 			}
@@ -215,15 +216,15 @@ func TestDom0IsSilent(t *testing.T) {
 				cases.ARP(to, cases.MAC1, 1, cases.MAC1, cases.One4, policy.MAC{}, dom0.Addr4()), cases.TCP(to, cases.MAC1, at(cases.One4, 999), at(dom0.Addr4(), 22), syn, 1, 0, 0),
 				cases.UDP(to, cases.MAC1, cases.One4, dom0.Addr4(), 8), cases.Echo(to, cases.MAC1, cases.One4, dom0.Addr4(), false, 8),
 			} {
-				must(t, w.send[cases.One].Send(f))
+				must(t, w.Send[cases.One].Send(f))
 			}
 		}
 	}
-	w.settle(cases.One)
-	for _, p := range places {
-		for _, f := range w.take(p) {
+	w.Settle(cases.One)
+	for _, p := range wire.Places {
+		for _, f := range w.Take(p) {
 			// What the router shares with dom0, and is asked for in a broadcast, it may answer for itself; it has a MAC of its own.
-			if p == cases.One && policy.MAC(f[6:12]) == w.net.Router {
+			if p == cases.One && policy.MAC(f[6:12]) == w.Net.Router {
 				continue
 			}
 			t.Errorf("at %s: %x", p, f)
@@ -234,17 +235,17 @@ func TestDom0IsSilent(t *testing.T) {
 // Beside a kernel that forwards and has routes everywhere, every row is the same: one copy of what passes, one answer, no reset and no error of the
 // kernel's for what is the router's (attack 3; packet(7)).
 func TestCasesBesideForwarding(t *testing.T) {
-	w := newWire(t, cases.Open(config.Reference))
+	w := wire.New(t, cases.Open(config.Reference))
 	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
-		must(t, w.lab.Dom0.SetSysctl(key, "1"))
+		must(t, w.Lab.Dom0.SetSysctl(key, "1"))
 	}
 	var rows []cases.Case
 	for _, c := range cases.All() {
-		if !c.Enforced && !kernelRoutes(c, w.net) {
+		if !c.Enforced && !kernelRoutes(c, w.Net) {
 			rows = append(rows, c)
 		}
 	}
-	w.runAll(t, rows)
+	w.RunAll(t, rows)
 }
 
 // kernelRoutes tells whether a row sends, from the uplink to dom0's MAC, what is for none of ours. A kernel that

@@ -13,12 +13,13 @@ import (
 
 	"udrouter/config"
 	"udrouter/integration/cases"
+	"udrouter/integration/wire"
 )
 
 // command runs the program outside of every lab and returns what it wrote.
 func command(t *testing.T, wantStatus int, args ...string) (stdout, stderr string) {
 	t.Helper()
-	cmd := exec.CommandContext(testContext(t), exe, args...)
+	cmd := exec.CommandContext(testContext(t), wire.Exe, args...)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	status := 0
@@ -143,13 +144,13 @@ func TestREADMEExplains(t *testing.T) {
 
 // The questions to a running router, for people and as JSON with the contract's keys, and without a router.
 func TestQuestions(t *testing.T) {
-	w := newWire(t, strings.Replace(string(config.Reference), "\"enforce\"\n", "\"shadow\"\n", 1))
-	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.Two4, cases.X4, 8)))   // a drop
-	must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.One4, cases.Two4, 8))) // which would be one
-	w.settle(cases.One)
-	out, _ := command(t, 0, "status", "--socket", w.proc.Socket)
+	w := wire.New(t, strings.Replace(string(config.Reference), "\"enforce\"\n", "\"shadow\"\n", 1))
+	must(t, w.Send[cases.One].Send(cases.UDP(w.Net.Router, cases.MAC1, cases.Two4, cases.X4, 8)))   // a drop
+	must(t, w.Send[cases.One].Send(cases.UDP(w.Net.Router, cases.MAC1, cases.One4, cases.Two4, 8))) // which would be one
+	w.Settle(cases.One)
+	out, _ := command(t, 0, "status", "--socket", w.Proc.Socket)
 	contains(t, out, "udr0", "eth0", "udrhost", "one", "ip-binding", "foreign MACs kept off the uplink: 0")
-	out, _ = command(t, 0, "status", "--json", "--socket", w.proc.Socket)
+	out, _ = command(t, 0, "status", "--json", "--socket", w.Proc.Socket)
 	var s map[string]any
 	must(t, json.Unmarshal([]byte(out), &s))
 	for _, key := range []string{"version", "uptime_s", "links", "domus", "flows", "drops", "foreign_mac_uplink", "reloads"} {
@@ -171,9 +172,9 @@ func TestQuestions(t *testing.T) {
 	if s["drops"].(map[string]any)["ip-binding"] != 1.0 || s["flows"].(map[string]any)["max"] == nil {
 		t.Errorf("drops %v, flows %v", s["drops"], s["flows"])
 	}
-	out, _ = command(t, 0, "drops", "--socket", w.proc.Socket)
+	out, _ = command(t, 0, "drops", "--socket", w.Proc.Socket)
 	contains(t, out, "ip-binding", "IN SHADOW MODE", "ingress-policy")
-	out, _ = command(t, 0, "drops", "--json", "--socket", w.proc.Socket)
+	out, _ = command(t, 0, "drops", "--json", "--socket", w.Proc.Socket)
 	var d struct {
 		Drops map[string]int
 		Domus map[string]map[string]int
@@ -186,9 +187,9 @@ func TestQuestions(t *testing.T) {
 	if d.Drops["ip-binding"] != 1 || d.Domus["one"]["ip-binding"] != 1 || len(d.Domus) != 1 {
 		t.Errorf("drops --json says %s", out)
 	}
-	must(t, w.proc.Stop())
+	must(t, w.Proc.Stop())
 	for _, question := range []string{"status", "drops"} {
-		_, errs := command(t, 1, question, "--socket", w.proc.Socket)
+		_, errs := command(t, 1, question, "--socket", w.Proc.Socket)
 		contains(t, errs, "no router answers", "--socket")
 	}
 }
@@ -211,7 +212,7 @@ func TestLabInterrupted(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tmp := t.TempDir()
-			cmd := exec.CommandContext(testContext(t), exe, "lab")
+			cmd := exec.CommandContext(testContext(t), wire.Exe, "lab")
 			cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			out, err := cmd.StdoutPipe()

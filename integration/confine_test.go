@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // What each thread of a router is to have in /proc/PID/task/TID/status.
@@ -71,7 +72,7 @@ func TestConfined(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.arg), func(t *testing.T) {
 			l := buildLab(t, "", lab.Options{})
-			p, err := l.StartRouter(testContext(t), exe, c.arg...)
+			p, err := l.StartRouter(testContext(t), wire.Exe, c.arg...)
 			must(t, err)
 			ping(t, l.Guests[0].Node, l.Internet.Addr4())
 			if n := threads(t, p.PID(), c.want); n < 3 {
@@ -99,7 +100,7 @@ func TestWithoutRoot(t *testing.T) {
 	state := filepath.Join(dir, "state")
 	must(t, os.Mkdir(state, 0o700))
 	must(t, os.Chown(state, 65534, 65534))
-	program := writeFile(t, dir, "udrouter", []byte(readFile(t, exe)), 0o755)
+	program := writeFile(t, dir, "udrouter", []byte(readFile(t, wire.Exe)), 0o755)
 	cmd := l.Dom0.Command(testContext(t), program, "run", "-c", writeFile(t, dir, "router.hcl", []byte(readFile(t, file)), 0o644),
 		"--state", state, "--socket", state+"/control.sock", "--confine=strict")
 	cmd.Path, cmd.Env = "/proc/self/exe", append(os.Environ(), withoutRoot+"="+program)
@@ -196,7 +197,7 @@ func TestControlAccess(t *testing.T) {
 	dir := publicDir(t)
 	socket := filepath.Join(dir, "run", "control.sock")
 	startRouter(t, l, "--socket", socket)
-	program := writeFile(t, dir, "udrouter", []byte(readFile(t, exe)), 0o755)
+	program := writeFile(t, dir, "udrouter", []byte(readFile(t, wire.Exe)), 0o755)
 	for path, mode := range map[string]os.FileMode{filepath.Dir(socket): 0o750 | os.ModeDir, socket: 0o660 | os.ModeSocket} {
 		fi, err := os.Stat(path)
 		must(t, err)

@@ -13,12 +13,13 @@ import (
 	"udrouter/config"
 	"udrouter/integration/doctor"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // consult runs the doctor in dom0.
 func consult(t *testing.T, l *lab.Lab, args ...string) (findings []doctor.Finding, status int) {
 	t.Helper()
-	out, err := l.Dom0.Command(testContext(t), exe, append([]string{"doctor", "--json"}, args...)...).Output()
+	out, err := l.Dom0.Command(testContext(t), wire.Exe, append([]string{"doctor", "--json"}, args...)...).Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		status, err = exit.ExitCode(), nil
@@ -64,7 +65,7 @@ func TestDoctor(t *testing.T) {
 	where[3] = p.State
 	must(t, p.Kill())
 	expect("a router that was killed", 0, "leftovers")
-	next := l.Dom0.Command(testContext(t), exe, "run", "-c", file, "--state", p.State, "--socket", p.Socket)
+	next := l.Dom0.Command(testContext(t), wire.Exe, "run", "-c", file, "--state", p.State, "--socket", p.Socket)
 	must(t, next.Start())
 	must(t, lab.Await(testContext(t), "the next router", func() (bool, error) {
 		findings, _ := consult(t, l, where...)
@@ -79,14 +80,14 @@ func TestDoctorCommand(t *testing.T) {
 	l := buildLab(t, "", lab.Options{})
 	dir := t.TempDir()
 	bad := writeFile(t, dir, "bad.hcl", []byte(strings.Replace(string(config.Reference), "192.0.2.0/24", "192.0.2.1/24", 1)), 0o666)
-	cmd := l.Dom0.Command(testContext(t), exe, "doctor", "-c", bad, "--state", dir, "--socket", dir+"/none")
+	cmd := l.Dom0.Command(testContext(t), wire.Exe, "doctor", "-c", bad, "--state", dir, "--socket", dir+"/none")
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("ended with %v, want status 1", err)
 	}
 	contains(t, string(out), "udrouter check -c "+bad, "chmod go-w "+bad, "2 findings")
-	out, err = l.Dom0.Command(testContext(t), exe, "doctor", "--state", dir, "--socket", dir+"/none").Output()
+	out, err = l.Dom0.Command(testContext(t), wire.Exe, "doctor", "--state", dir, "--socket", dir+"/none").Output()
 	must(t, err)
 	contains(t, string(out), "nothing is in the way", "-c")
 }

@@ -14,6 +14,7 @@ import (
 	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
 
@@ -94,81 +95,81 @@ func TestGSO(t *testing.T) {
 // A guest that opens flow after flow has as many as its policy says, and the router no more memory for them than that (N11, F6).
 func TestFlowsAreBounded(t *testing.T) {
 	const most = 16384 // of the reference's policy
-	w := newWire(t, cases.Open(config.Reference))
+	w := wire.New(t, cases.Open(config.Reference))
 	next := 0
 	send := func(n int) {
 		for range n {
 			i := next
 			next++
-			f := cases.UDP(w.net.Router, cases.MAC1, cases.One4, cases.X4, 8)
+			f := cases.UDP(w.Net.Router, cases.MAC1, cases.One4, cases.X4, 8)
 			binary.BigEndian.PutUint16(f[34:], uint16(1000+i))
 			binary.BigEndian.PutUint16(f[40:], 0) // no checksum
-			must(t, w.send[cases.One].Send(f))
+			must(t, w.Send[cases.One].Send(f))
 			if i%500 == 499 {
-				w.fence(cases.One, cases.X4)
+				w.Fence(cases.One, cases.X4)
 			}
 		}
 	}
 	send(5000)
-	before, err := w.proc.RSS()
+	before, err := w.Proc.RSS()
 	must(t, err)
 	send(40000)
-	after, err := w.proc.RSS()
+	after, err := w.Proc.RSS()
 	must(t, err)
-	if grown := int64(after.RSS) - int64(before.RSS); !raceEnabled && grown > most*256+4<<20 {
+	if grown := int64(after.RSS) - int64(before.RSS); !wire.RaceEnabled && grown > most*256+4<<20 {
 		t.Errorf("memory grew by %d KiB for %d flows at most", grown>>10, most)
 	}
-	if s := status(t, w.proc); s.Domus[0].Flows != most || s.Domus[1].Flows > 10 {
+	if s := status(t, w.Proc); s.Domus[0].Flows != most || s.Domus[1].Flows > 10 {
 		t.Errorf("the guest has %d flows, want %d; the other %d", s.Domus[0].Flows, most, s.Domus[1].Flows)
 	}
 }
 
 // A scan of the guests' prefixes from the uplink and of neighbours by a guest asks nobody anything and evicts nobody (N13, F7).
 func TestScan(t *testing.T) {
-	w := newWire(t, cases.Open(config.Reference))
-	w.settle(cases.Uplink)
-	for _, p := range places {
-		w.take(p)
+	w := wire.New(t, cases.Open(config.Reference))
+	w.Settle(cases.Uplink)
+	for _, p := range wire.Places {
+		w.Take(p)
 	}
-	before := status(t, w.proc).Drops[policy.UnboundDst.String()]
+	before := status(t, w.Proc).Drops[policy.UnboundDst.String()]
 	const scan = 2000
 	for i := range scan {
 		dst := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 3, 0, 2, 0xff, 14: byte(i >> 8), 15: byte(i)})
-		must(t, w.send[cases.Uplink].Send(cases.UDP(w.net.Eth0, w.net.Gateway, cases.X6, dst, 8)))
+		must(t, w.Send[cases.Uplink].Send(cases.UDP(w.Net.Eth0, w.Net.Gateway, cases.X6, dst, 8)))
 		if i < 600 {
 			src := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 3, 0, 2, 0xee, 14: byte(i >> 8), 15: byte(i)})
-			must(t, w.send[cases.One].Send(cases.NS(w.net.Router, cases.MAC1, src, cases.LL1, cases.LL1, cases.MAC1)))
+			must(t, w.Send[cases.One].Send(cases.NS(w.Net.Router, cases.MAC1, src, cases.LL1, cases.LL1, cases.MAC1)))
 		}
 		if i%250 == 249 {
-			w.fence(cases.Uplink, cases.Two4)
+			w.Fence(cases.Uplink, cases.Two4)
 		}
 	}
-	w.settle(cases.Uplink)
-	for _, p := range places {
-		if got := w.take(p); len(got) > 0 {
+	w.Settle(cases.Uplink)
+	for _, p := range wire.Places {
+		if got := w.Take(p); len(got) > 0 {
 			t.Errorf("%d frames came to %s, the first %x", len(got), p, got[0])
 		}
 	}
-	if n := status(t, w.proc).Drops[policy.UnboundDst.String()] - before; n != scan {
+	if n := status(t, w.Proc).Drops[policy.UnboundDst.String()] - before; n != scan {
 		t.Errorf("%d packets were dropped as %s, want %d", n, policy.UnboundDst, scan)
 	}
 }
 
 // ICMP errors are a share of each guest's: one that has used up its own takes nothing from the other (N15).
 func TestErrorShares(t *testing.T) {
-	w := newWire(t, cases.Open(config.Reference))
+	w := wire.New(t, cases.Open(config.Reference))
 	const sent = 3000
 	for range sent {
-		must(t, w.send[cases.One].Send(cases.UDP(w.net.Router, cases.MAC1, cases.One4, cases.X4, 8, cases.TTL(1))))
+		must(t, w.Send[cases.One].Send(cases.UDP(w.Net.Router, cases.MAC1, cases.One4, cases.X4, 8, cases.TTL(1))))
 	}
-	w.settle(cases.One)
-	if n := len(w.take(cases.One)); n == 0 || n >= sent/2 {
+	w.Settle(cases.One)
+	if n := len(w.Take(cases.One)); n == 0 || n >= sent/2 {
 		t.Errorf("%d errors about %d packets", n, sent)
 	}
-	w.take(cases.Two)
-	must(t, w.send[cases.Two].Send(cases.UDP(w.net.Router, cases.MAC2, cases.Two4, cases.X4, 8, cases.TTL(1))))
-	w.settle(cases.Two)
-	if n := len(w.take(cases.Two)); n != 1 {
+	w.Take(cases.Two)
+	must(t, w.Send[cases.Two].Send(cases.UDP(w.Net.Router, cases.MAC2, cases.Two4, cases.X4, 8, cases.TTL(1))))
+	w.Settle(cases.Two)
+	if n := len(w.Take(cases.Two)); n != 1 {
 		t.Errorf("the other guest got %d errors, want 1", n)
 	}
 }

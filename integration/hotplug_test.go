@@ -16,6 +16,7 @@ import (
 
 	"udrouter/config"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 	"udrouter/router"
 )
@@ -117,7 +118,7 @@ func (p *plugged) vif(wantStatus int, args ...string) string {
 	if args[1] != "list" {
 		args = append(args, "--state", p.state)
 	}
-	return ended(p.t, p.Dom0.Command(testContext(p.t), exe, args...), wantStatus)
+	return ended(p.t, p.Dom0.Command(testContext(p.t), wire.Exe, args...), wantStatus)
 }
 
 // bound are the ports that the router says are bound, as "VIF=DOMU".

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
 
@@ -97,7 +98,7 @@ func TestLogFails(t *testing.T) {
 			socket := filepath.Join(l.Dir(), "control.sock")
 			path, err := l.ConfigPath()
 			must(t, err)
-			cmd := l.Dom0.Command(t.Context(), exe, "run", "-c", path, "--state", l.Dir(), "--socket", socket, "--confine=strict")
+			cmd := l.Dom0.Command(t.Context(), wire.Exe, "run", "-c", path, "--state", l.Dir(), "--socket", socket, "--confine=strict")
 			cmd.Stderr = to
 			must(t, cmd.Start())
 			ended := make(chan error, 1)
@@ -122,7 +123,7 @@ func TestLogFails(t *testing.T) {
 			answers := func() (bool, error) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				return l.Dom0.Command(ctx, exe, "status", "--socket", socket).Run() == nil, nil
+				return l.Dom0.Command(ctx, wire.Exe, "status", "--socket", socket).Run() == nil, nil
 			}
 			must(t, lab.Await(testContext(t), "the router's answer", answers))
 			for range 2 {

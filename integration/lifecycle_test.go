@@ -11,15 +11,9 @@ import (
 	"time"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
-
-// ping asks until there is an answer, so that a state that is about to come is awaited and not guessed at.
-func ping(t *testing.T, from *lab.Node, to netip.Addr) {
-	t.Helper()
-	_, err := from.Ping(testContext(t), to, lab.PingOptions{Every: 50 * time.Millisecond})
-	must(t, err)
-}
 
 // reaches is ping where errors about an earlier state may still come first.
 func reaches(t *testing.T, from *lab.Node, to netip.Addr) {
@@ -243,7 +237,7 @@ func TestNoBusyLoop(t *testing.T) {
 	}
 	after, err := p.CPU()
 	must(t, err)
-	if used := after - before; !raceEnabled && used > 300*time.Millisecond {
+	if used := after - before; !wire.RaceEnabled && used > 300*time.Millisecond {
 		t.Errorf("%v of processor time in a second without an uplink", used)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // The way of README's "Migrate" and back, with the reference's own files: dom0's kernel routes by what was set up by hand, guests and dom0 have
@@ -17,7 +18,7 @@ import (
 func TestMigration(t *testing.T) {
 	dir := filepath.Join("importer", "testdata", "seed")
 	out := filepath.Join(t.TempDir(), "router.hcl")
-	b, err := exec.Command(exe, "import", "--interfaces", filepath.Join(dir, "interfaces"), "--ndppd", filepath.Join(dir, "ndppd.conf"),
+	b, err := exec.Command(wire.Exe, "import", "--interfaces", filepath.Join(dir, "interfaces"), "--ndppd", filepath.Join(dir, "ndppd.conf"),
 		"--iptables", filepath.Join(dir, "iptables.rules"), "--ip6tables", filepath.Join(dir, "ip6tables.rules"),
 		"--xl", filepath.Join(dir, "one.cfg"), "--xl", filepath.Join(dir, "two.cfg"), "-o", out).CombinedOutput()
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // Many ask for a reload at the same time, by the command and by SIGHUP, while the file changes, now and then to one with a mistake, and packets pass: each is told that
@@ -55,7 +56,7 @@ func TestReloadStorm(t *testing.T) {
 		storm.Go(func() error {
 			defer asking.Done()
 			for range times {
-				out, err := exec.CommandContext(ctx, exe, "reload", "--socket", p.Socket).CombinedOutput()
+				out, err := exec.CommandContext(ctx, wire.Exe, "reload", "--socket", p.Socket).CombinedOutput()
 				switch {
 				case err == nil && said.Match(out):
 					well.Add(1)

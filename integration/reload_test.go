@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 	"udrouter/router"
 )
@@ -91,7 +92,7 @@ func reloads(t *testing.T, args []string) {
 		for range 20 {
 			must(t, c.Check(testContext(t)))
 		}
-		if forwards := status(t, p).Flows.OffloadHits > was; forwards != strings.Contains(fmt.Sprint(args, os.Getenv(moreArgs)), "--offload") {
+		if forwards := status(t, p).Flows.OffloadHits > was; forwards != strings.Contains(fmt.Sprint(args, os.Getenv(wire.MoreArgs)), "--offload") {
 			t.Errorf("the kernel forwards: %v", forwards)
 		}
 		return c

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/integration/xen/xentest"
 )
 
@@ -84,7 +85,7 @@ func (p *plugged) run(wantStatus int, stdin, script string, env []string, args .
 		socket = p.proc.Socket
 	}
 	cmd := p.Dom0.Command(testContext(p.t), path, args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "UDROUTER=" + exe, "UDROUTER_DEFAULTS=/dev/null", "UDROUTER_VIF_FLAGS=--state " + p.state + " --socket " + socket}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "UDROUTER=" + wire.Exe, "UDROUTER_DEFAULTS=/dev/null", "UDROUTER_VIF_FLAGS=--state " + p.state + " --socket " + socket}, env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	return ended(p.t, cmd, wantStatus)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // A TAP and a TUN that the user has made are left as they were found, also when the router was killed in between.
@@ -48,7 +49,7 @@ func TestMemory(t *testing.T) {
 	ping(t, l.Guests[0].Node, l.Internet.Addr4())
 	m, err := p.RSS()
 	must(t, err)
-	if limit := uint64(64 << 20); !raceEnabled && m.RSS >= limit {
+	if limit := uint64(64 << 20); !wire.RaceEnabled && m.RSS >= limit {
 		t.Errorf("%d MiB at rest, want less than %d", m.RSS>>20, limit>>20)
 	}
 }
@@ -82,7 +83,7 @@ func TestMistakes(t *testing.T) {
 			}
 		})
 	}
-	if out, err := exec.Command(exe, "run").CombinedOutput(); err == nil || !bytes.Contains(out, []byte("config")) {
+	if out, err := exec.Command(wire.Exe, "run").CombinedOutput(); err == nil || !bytes.Contains(out, []byte("config")) {
 		t.Errorf("without a file: %v, %s", err, out)
 	}
 }
@@ -109,7 +110,7 @@ func TestSecondRun(t *testing.T) {
 		"other state directory": {publicDir(t), "another process reads it"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			out, err := l.Dom0.Command(testContext(t), exe, "run", "-c", file, "--state", c.state, "--socket", c.state+"/second.sock").CombinedOutput()
+			out, err := l.Dom0.Command(testContext(t), wire.Exe, "run", "-c", file, "--state", c.state, "--socket", c.state+"/second.sock").CombinedOutput()
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), c.want) {
 				t.Errorf("ended with %v, want status 1 and %q:\n%s", err, c.want, out)
@@ -129,7 +130,7 @@ func TestSecondRun(t *testing.T) {
 func runIn(t *testing.T, l *lab.Lab, src string, uid uint32) string {
 	t.Helper()
 	dir := publicDir(t)
-	file, program := writeFile(t, dir, "router.hcl", []byte(src), 0o644), writeFile(t, dir, "udrouter", []byte(readFile(t, exe)), 0o755)
+	file, program := writeFile(t, dir, "router.hcl", []byte(src), 0o644), writeFile(t, dir, "udrouter", []byte(readFile(t, wire.Exe)), 0o755)
 	cmd := l.Dom0.Command(testContext(t), program, "run", "-c", file, "--state", dir, "--socket", dir+"/control.sock")
 	if uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}

@@ -9,6 +9,7 @@ import (
 
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
 
@@ -100,7 +101,7 @@ func TestStateFloods(t *testing.T) {
 	}
 	after, err := p.RSS()
 	must(t, err)
-	if grown := int64(after.RSS) - int64(before.RSS); !raceEnabled && grown > 2*most*256+16<<20 {
+	if grown := int64(after.RSS) - int64(before.RSS); !wire.RaceEnabled && grown > 2*most*256+16<<20 {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
 	if s := status(t, p); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {

@@ -12,6 +12,7 @@ import (
 	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 	"udrouter/stack/gsotest"
 )
@@ -74,8 +75,8 @@ func (s vnetSocket) next(src, dst netip.AddrPort) ([]byte, policy.Offload) {
 // Super-packets of every type cross the router whole where the link takes them, and arrive as the segments that the RFCs want, also where it does not: up, down
 // and between guests.
 func TestSuperPackets(t *testing.T) {
-	w := newWire(t, cases.Open(config.Reference))
-	nodes := map[cases.Place]*lab.Node{cases.One: w.lab.Guests[0].Node, cases.Two: w.lab.Guests[1].Node, cases.Uplink: w.lab.Gateway}
+	w := wire.New(t, cases.Open(config.Reference))
+	nodes := map[cases.Place]*lab.Node{cases.One: w.Lab.Guests[0].Node, cases.Two: w.Lab.Guests[1].Node, cases.Uplink: w.Lab.Gateway}
 	sockets := map[cases.Place]vnetSocket{}
 	for p, n := range nodes {
 		sockets[p] = openVnet(t, n)
@@ -83,14 +84,14 @@ func TestSuperPackets(t *testing.T) {
 	port := uint16(20000)
 	for _, whole := range []bool{true, false} {
 		offload := lab.Offload{TxChecksum: whole, TSO: whole, GSO: whole}
-		must(t, w.lab.Dom0.SetOffload(w.lab.Config.Uplink.Name, offload))
-		for _, g := range w.lab.Guests[:2] {
-			must(t, w.lab.Dom0.SetOffload(g.Domu.Vif, offload))
+		must(t, w.Lab.Dom0.SetOffload(w.Lab.Config.Uplink.Name, offload))
+		for _, g := range w.Lab.Guests[:2] {
+			must(t, w.Lab.Dom0.SetOffload(g.Domu.Vif, offload))
 		}
 		for _, way := range [][2]cases.Place{{cases.One, cases.Uplink}, {cases.Uplink, cases.One}, {cases.One, cases.Two}} {
 			for _, c := range superPackets {
 				port++
-				a, b := w.crossing(sockets, way, c.v6, c.tcp, port)
+				a, b := crossing(w, sockets, way, c.v6, c.tcp, port)
 				t.Run(fmt.Sprintf("%s, whole %v, %s to %s", c.name, whole, way[0], way[1]), func(t *testing.T) {
 					a.t, b.t = t, t
 					a.crosses(b, c, whole)
@@ -129,12 +130,12 @@ type end struct {
 }
 
 // crossing makes the ends of a flow. A TCP connection is open: its first end is at 1000, the other at 2000.
-func (w *wire) crossing(sockets map[cases.Place]vnetSocket, way [2]cases.Place, v6, tcp bool, port uint16) (a, b end) {
-	w.t.Helper()
+func crossing(w *wire.Wire, sockets map[cases.Place]vnetSocket, way [2]cases.Place, v6, tcp bool, port uint16) (a, b end) {
+	w.T.Helper()
 	ends := map[cases.Place]end{
-		cases.One:    {addr: netip.AddrPortFrom(cases.One4, port), router: w.net.Router, mac: cases.MAC1},
-		cases.Two:    {addr: netip.AddrPortFrom(cases.Two4, port), router: w.net.Router, mac: cases.MAC2},
-		cases.Uplink: {addr: netip.AddrPortFrom(cases.X4, port), router: w.net.Eth0, mac: w.net.Gateway},
+		cases.One:    {addr: netip.AddrPortFrom(cases.One4, port), router: w.Net.Router, mac: cases.MAC1},
+		cases.Two:    {addr: netip.AddrPortFrom(cases.Two4, port), router: w.Net.Router, mac: cases.MAC2},
+		cases.Uplink: {addr: netip.AddrPortFrom(cases.X4, port), router: w.Net.Eth0, mac: w.Net.Gateway},
 	}
 	six := map[cases.Place]netip.Addr{cases.One: cases.One6, cases.Two: cases.Two6, cases.Uplink: cases.X6}
 	for i, e := range []*end{&a, &b} {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // takeOver starts the next router, which takes over from p.
@@ -205,14 +206,14 @@ func takeOverRefused(t *testing.T, args []string) {
 		}
 		other := filepath.Join(t.TempDir(), "router.hcl")
 		must(t, os.WriteFile(other, []byte(src), 0o600))
-		out, err := l.Dom0.Command(testContext(t), exe, "run", "--takeover", "-c", other, "--state", p.State, "--socket", p.Socket).CombinedOutput()
+		out, err := l.Dom0.Command(testContext(t), wire.Exe, "run", "--takeover", "-c", other, "--state", p.State, "--socket", p.Socket).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), x.want) {
 			t.Errorf("%s: %v\n%s", x.name, err, out)
 		}
 		must(t, c.Check(testContext(t)))
 	}
 	// Another state directory is found out only when the links are there already.
-	out, err := l.Dom0.Command(testContext(t), exe, "run", "--takeover", "-c", file, "--state", t.TempDir(), "--socket", p.Socket).CombinedOutput()
+	out, err := l.Dom0.Command(testContext(t), wire.Exe, "run", "--takeover", "-c", file, "--state", t.TempDir(), "--socket", p.Socket).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "state directory") {
 		t.Errorf("another state directory: %v\n%s", err, out)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"udrouter/config"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/router"
 )
 
@@ -115,7 +116,7 @@ func (m *manager) start(t *testing.T, l *lab.Lab, args ...string) *lab.Proc {
 // startService runs the router as systemd does its service: told by these variables, where $$ is its own process. It closes the files.
 func startService(t *testing.T, l *lab.Lab, notify string, files []*os.File, env []string, args ...string) *lab.Proc {
 	t.Helper()
-	text := "#!/bin/sh\nexport NOTIFY_SOCKET=" + notify + " SYSTEMD_EXEC_PID=$$ " + strings.Join(env, " ") + "\nexec " + exe + " \"$@\"\n"
+	text := "#!/bin/sh\nexport NOTIFY_SOCKET=" + notify + " SYSTEMD_EXEC_PID=$$ " + strings.Join(env, " ") + "\nexec " + wire.Exe + " \"$@\"\n"
 	p, err := l.StartRouterWith(testContext(t), writeFile(t, t.TempDir(), "service", []byte(text), 0o755), files, args...)
 	for _, f := range files {
 		f.Close()

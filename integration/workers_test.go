@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 )
 
 // With several workers everything is as with one: what the lab shows holds, and of many connections at a time, in both directions and families,
@@ -71,7 +72,7 @@ func TestWorkersOfOneQueue(t *testing.T) {
 	ping(t, l.Guests[0].Node, l.Internet.Addr4())
 	ping(t, l.Guests[0].Node, l.Internet.Addr6())
 	for _, n := range []string{"0", "257"} {
-		if out, err := exec.Command(exe, "run", "-c", "router.hcl", "--workers", n).CombinedOutput(); err == nil || !strings.Contains(string(out), "--workers is "+n) {
+		if out, err := exec.Command(wire.Exe, "run", "-c", "router.hcl", "--workers", n).CombinedOutput(); err == nil || !strings.Contains(string(out), "--workers is "+n) {
 			t.Errorf("with %s workers: %v, %s", n, err, out)
 		}
 	}

@@ -3,6 +3,7 @@ package cases
 import (
 	"net/netip"
 
+	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"udrouter/policy"
@@ -98,6 +99,9 @@ func Local() []Case {
 			func(n Net) []byte { return reply(MAC1, n.Router, Router4, One4, 56) }),
 		local("echo to the gateway with TTL 1", "case 60", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, One4, Router4, false, 56, TTL(1)) }),
 			func(n Net) []byte { return reply(MAC1, n.Router, Router4, One4, 56) }),
+		local("echo to the gateway with a type of service", "RFC 1812 4.3.2.5", One,
+			fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, One4, Router4, false, 56, tos(0xb8)) }),
+			func(n Net) []byte { return Echo(MAC1, n.Router, Router4, One4, true, 56, tos(0xb8)) }),
 		local("echo to the gateway, IPv6", "", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, One6, Router6, false, 56) }),
 			func(n Net) []byte { return reply(MAC1, n.Router, Router6, One6, 56) }),
 		local("echo to fe80::1", "", One, fromOne(func(d, s policy.MAC) []byte { return Echo(d, s, ip("fe80::10"), LL1, false, 56) }),
@@ -108,4 +112,9 @@ func Local() []Case {
 		drop("UDP to fe80::1", "case 76", One, policy.RouterLocal, fromOne(func(d, s policy.MAC) []byte { return UDP(d, s, ip("fe80::10"), LL1, 8) })),
 		drop("UDP to the gateway from the internet", "case 76", Uplink, policy.RouterLocal, fromGateway(func(d, s policy.MAC) []byte { return UDP(d, s, X4, Router4, 8) })),
 	}
+}
+
+// tos sets the type of service.
+func tos(v uint8) func(gopacket.SerializableLayer) {
+	return func(l gopacket.SerializableLayer) { l.(*layers.IPv4).TOS = v }
 }

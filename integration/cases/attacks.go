@@ -18,7 +18,7 @@ type Attack struct {
 var Sections = []struct{ Letter, Title string }{
 	{"A", "Bridge and dom0"}, {"B", "Ethernet"}, {"C", "IPv4 addresses"}, {"D", "IPv6 addresses"}, {"E", "ARP"}, {"F", "Neighbor Discovery"},
 	{"G", "RA, redirect, DHCP"}, {"H", "Fragments, extension headers, options"}, {"I", "ICMP"}, {"J", "State and floods"},
-	{"K", "The router itself"},
+	{"K", "The router itself"}, {"L", "Its life"},
 }
 
 // Attacks are those that one packet or a few decide, and what surrounds them.
@@ -99,8 +99,10 @@ var Attacks = []Attack{
 	{Number: 65, Section: "H", Title: "hop-by-hop and destination options, long chains", Source: "RFC 8200 4.2",
 		Departs: "Unknown options do what their type says at every hop only from hop to hop (RFC 9673 5.2), those for the destination pass as they are; a " +
 			"second router alert is malformed; chains beyond the limits and jumbograms without a payload length are dropped silently; there is no slow path to limit"},
+	{Number: 66, Section: "H", Title: "IPv4 options", Source: "RFC 7126 4; RFC 1812 5.3.13",
+		Departs: "Record route and timestamp pass as they are, and nothing is recorded in them: a packet that is forwarded changes in MACs and TTL alone"},
 
-	{Number: 67, Section: "I", Title: "path MTU discovery, and forged news of it", Source: "RFC 1812 5.2.5; RFC 8201 4; RFC 5927 7",
+	{Number: 67, Section: "I", Title: "path MTU discovery, and forged news of it", Source: "RFC 1812 5.2.6; RFC 8201 4; RFC 5927 7",
 		Departs: "An MTU of 0 passes in IPv4, as routers from before RFC 1191 say it; less than 68, or in IPv6 than 1280 (RFC 8201 4), is refused whatever is quoted"},
 	{Number: 68, Section: "I", Title: "packets about which no error may be sent", Source: "RFC 1812 4.3.2.7; RFC 4443 2.4(e)",
 		Departs: "An anycast source on the internet cannot be known as one"},
@@ -111,7 +113,16 @@ var Attacks = []Attack{
 		Departs: "A reset passes if its number lies between what its receiver has acknowledged and what its sender has sent: which of them is exact, the receiver alone knows"},
 	{Number: 72, Section: "J", Title: "to use up the state of others", Source: "RFC 4987 2"},
 
+	{Number: 73, Section: "K", Title: "an uplink that goes down, comes back, or is made anew", Source: "packet(7); RFC 5227 3"},
+	{Number: 74, Section: "K", Title: "IGMP and MLD: queriers, reports, floods", Source: "RFC 3810 5; RFC 3376 4",
+		Departs: "Reports to groups are neither counted nor limited: every host sends them, and nothing is done about them"},
+	{Number: 75, Section: "K", Title: "other MTUs while packets flow", Source: "RFC 8200 5"},
 	{Number: 76, Section: "K", Title: "services on the router's own addresses", Source: "RFC 6192 3"},
+
+	{Number: 77, Section: "L", Title: "kill, crash, a second start, a start before its links", Source: "CVE-2015-5240"},
+	{Number: 78, Section: "L", Title: "reloads under traffic, and bad ones", Source: "CVE-2015-5240"},
+	{Number: 79, Section: "L", Title: "a process that is stopped, starved or stuck", Source: "systemd.service(5)"},
+	{Number: 80, Section: "L", Title: "configurations that contradict themselves, floods of drops, any frame at all", Source: "RFC 4732 2"},
 }
 
 var caseWord = regexp.MustCompile(`\bcases? ([0-9]+)\b`)

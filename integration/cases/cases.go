@@ -51,7 +51,7 @@ func All() []Case {
 	return slices.Concat(Forward(), Guards(), neighbours(), Errors(), Local(),
 		State(), // before what leaves flows of every protocol behind
 		Ethernet(), Lengths(), Checksums(), IPv4(), Hairpin(), Protocols(), IPv6(), LinkLocals(),
-		Fragments(), Headers(), PathMTU(), Silence(), HopLimits(), ICMPTypes())
+		Fragments(), Headers(), IPv4Options(), PathMTU(), Silence(), HopLimits(), ICMPTypes(), Groups(), Services())
 }
 
 // neighbours are rows of what neighbours on a link say, and of what only pretends to be that. One of each sort is also under the reference's
@@ -162,7 +162,7 @@ func Forward() []Case {
 			})
 		}), Uplink),
 		pass("TOS stays", "RFC 1812 5.3.13", One, fromOne(func(d, s policy.MAC) []byte {
-			return UDP(d, s, One4, X4, 8, func(l gopacket.SerializableLayer) { l.(*layers.IPv4).TOS = 0xb9 })
+			return UDP(d, s, One4, X4, 8, tos(0xb9))
 		}), Uplink),
 	}
 }

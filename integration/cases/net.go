@@ -8,12 +8,14 @@
 //	cases.go answers.go        what passes and what the router answers
 //	attacks.go                 the attacks by number, and where the router departs from what one might expect
 //	ethernet.go lengths.go     frames and headers by themselves; checksums
-//	headers.go fragments.go    extension headers, options, fragments
+//	headers.go options.go fragments.go
+//	                           extension headers, options, fragments
 //	guards.go ipv4.go ipv6.go  addresses
 //	arp.go nd.go hidden.go ra.go
 //	                           what neighbours, routers and DHCP servers say, also behind headers and in fragments
 //	state.go stateless.go      connections, datagrams, what rules reject
 //	icmp.go                    errors, path MTU, types
+//	groups.go                  multicast listeners and routers; scans of the router itself
 package cases
 
 import (

@@ -1,4 +1,4 @@
-package integration
+package main
 
 import (
 	"bytes"
@@ -14,19 +14,9 @@ import (
 	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
-
-// three is a guest that has no part in the attacks: its kernel talks with the internet's while they are sent.
-const three = `
-domu "three" {
-  vif    = "vif3.0"
-  mac    = "00:16:3e:00:00:03"
-  ipv4   = ["192.0.2.99"]
-  ipv6   = ["2001:db8:3:2:1::99"]
-  policy = "untrusted"
-}
-`
 
 // stage is a wire on which hostile rows are sent for real, with an honest guest beside, and witnesses: guests, uplink, and dom0 with
 // what gets past its own protection and what its tables say. The router is the one under test (proc) or dom0's kernel.
@@ -35,7 +25,7 @@ domu "three" {
 //	guest three             a kernel; two TCP connections to the internet live on
 //	uplink                  frames by hand; the upstream router's kernel forwards for guest three alone
 type stage struct {
-	*wire
+	*wire.Wire
 	honest *lab.Guest
 	conns  []*lab.Conn
 	socks  []int                 // of dom0, that get what its protection lets in
@@ -45,30 +35,30 @@ type stage struct {
 
 // newStage makes one under a policy; kernel has dom0's kernel route, in the reference's own way.
 func newStage(t *testing.T, src string, kernel bool) *stage {
-	w := silentWire(t, src+three)
-	s := &stage{wire: w, honest: w.lab.Guest("three"), ports: map[policy.MAC]string{}}
+	w := wire.Silent(t, src+three)
+	s := &stage{Wire: w, honest: w.Lab.Guest("three"), ports: map[policy.MAC]string{}}
 	if kernel {
 		s.startKernel()
 	} else {
-		s.startRouter()
-		s.announced()
-		s.ports[s.net.Router] = w.lab.Config.Bridge.TAP
+		s.StartRouter()
+		s.Announced()
+		s.ports[s.Net.Router] = w.Lab.Config.Bridge.TAP
 	}
-	for _, g := range w.lab.Guests {
+	for _, g := range w.Lab.Guests {
 		s.ports[g.MAC] = g.Domu.Vif
 	}
-	for _, m := range []policy.MAC{s.net.Gateway, s.net.Eth0} {
+	for _, m := range []policy.MAC{s.Net.Gateway, s.Net.Eth0} {
 		s.ports[m] = "nobody"
 	}
 	for _, p := range []cases.Place{cases.One, cases.Two} {
-		g := w.lab.Guest(string(p))
-		w.answer(p, g.Node, func(f []byte) []byte { return guestAnswer(f, w.net.Router, g) })
+		g := w.Lab.Guest(string(p))
+		w.Answer(p, g.Node, func(f []byte) []byte { return guestAnswer(f, w.Net.Router, g) })
 	}
 	s.serveHonest()
 	for _, domain := range []int{unix.AF_INET, unix.AF_INET6} {
 		for _, proto := range []int{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-			fd, err := w.lab.Dom0.Socket(domain, unix.SOCK_RAW, proto)
-			must(t, err)
+			fd, err := w.Lab.Dom0.Socket(domain, unix.SOCK_RAW, proto)
+			wire.Must(t, err)
 			t.Cleanup(func() { unix.Close(fd) })
 			s.socks = append(s.socks, fd)
 		}
@@ -80,44 +70,44 @@ func newStage(t *testing.T, src string, kernel bool) *stage {
 
 // startKernel makes dom0's kernel the router, as the reference does.
 func (s *stage) startKernel() {
-	t, l := s.t, s.lab
-	must(t, l.KernelRouter(lab.KernelOptions{Protect: true}))
+	t, l := s.T, s.Lab
+	wire.Must(t, l.KernelRouter(lab.KernelOptions{Protect: true}))
 	// For a second after a change the kernel lets no other ARP answer count. That puts answers in order, and protects nobody; here it
 	// would only have a row's outcome depend on the time since the last.
 	for _, link := range []string{l.Config.Bridge.Name, l.Dom0.Link} {
-		must(t, l.Dom0.SetSysctl("net.ipv4.neigh."+link+".locktime", "0"))
+		wire.Must(t, l.Dom0.SetSysctl("net.ipv4.neigh."+link+".locktime", "0"))
 	}
 	var err error
-	s.net.Router, err = l.Dom0.LinkMAC(l.Config.Bridge.Name)
-	must(t, err)
-	s.net.UplinkLL = policy.EUI64(s.net.Eth0)
+	s.Net.Router, err = l.Dom0.LinkMAC(l.Config.Bridge.Name)
+	wire.Must(t, err)
+	s.Net.UplinkLL = policy.EUI64(s.Net.Eth0)
 }
 
 // serveHonest opens the honest guest's connections. The upstream router's kernel knows the way to that guest without asking, and has no
 // address toward dom0, so that it stays silent about all others.
 func (s *stage) serveHonest() {
-	t, gw, g := s.t, s.lab.Gateway, s.honest
+	t, gw, g := s.T, s.Lab.Gateway, s.honest
 	for _, key := range []string{"addr_gen_mode=1", "disable_ipv6=0"} {
 		k, v, _ := strings.Cut(key, "=")
-		must(t, gw.SetSysctl("net.ipv6.conf."+gw.Link+"."+k, v))
+		wire.Must(t, gw.SetSysctl("net.ipv6.conf."+gw.Link+"."+k, v))
 	}
 	// What the guest's kernel believes of advertisements and redirects is not what is looked at, and would not go away by itself.
 	for _, key := range []string{"ipv6.conf.%s.accept_ra", "ipv6.conf.%s.accept_redirects", "ipv4.conf.%s.accept_redirects", "ipv4.conf.all.accept_redirects"} {
 		if strings.Contains(key, "%s") {
 			key = fmt.Sprintf(key, g.Link)
 		}
-		must(t, g.SetSysctl("net."+key, "0"))
+		wire.Must(t, g.SetSysctl("net."+key, "0"))
 	}
 	for _, a := range []netip.Addr{g.Addr4(), g.Addr6()} {
-		must(t, gw.AddRoute(gw.Link, lab.Route{Dst: netip.PrefixFrom(a, a.BitLen())}))
-		must(t, gw.AddNeighbour(gw.Link, a, s.net.Eth0))
+		wire.Must(t, gw.AddRoute(gw.Link, lab.Route{Dst: netip.PrefixFrom(a, a.BitLen())}))
+		wire.Must(t, gw.AddNeighbour(gw.Link, a, s.Net.Eth0))
 	}
 	const port = 443
-	_, err := s.lab.Internet.ServeTCP(port)
-	must(t, err)
-	for _, a := range []netip.Addr{s.lab.Internet.Addr4(), s.lab.Internet.Addr6()} {
-		c, err := g.Open(testContext(t), netip.AddrPortFrom(a, port))
-		must(t, err)
+	_, err := s.Lab.Internet.ServeTCP(port)
+	wire.Must(t, err)
+	for _, a := range []netip.Addr{s.Lab.Internet.Addr4(), s.Lab.Internet.Addr6()} {
+		c, err := g.Open(wire.Context(t), netip.AddrPortFrom(a, port))
+		wire.Must(t, err)
 		t.Cleanup(func() { c.Close() })
 		s.conns = append(s.conns, c)
 	}
@@ -180,32 +170,32 @@ func (h harm) or(o harm) harm {
 // copy that was routed: that stations of one link see each other's broadcasts is no attack. So it is with unicast in broadcasts. Of the
 // rows about errors nothing but errors counts.
 func (s *stage) suffer(t *testing.T, c cases.Case) (harm, []string) {
-	s.t = t
+	s.T = t
 	for _, b := range c.Before {
-		must(t, s.send[b.From].Send(b.Frame(s.net)))
-		s.fence(b.From, beyond(b.From))
+		wire.Must(t, s.Send[b.From].Send(b.Frame(s.Net)))
+		s.Fence(b.From, beyond(b.From))
 	}
 	s.repair()
 	s.reached()
-	for _, p := range places {
-		s.take(p)
+	for _, p := range wire.Places {
+		s.Take(p)
 	}
-	honest, ctx := make(chan error, 1), testContext(t)
+	honest, ctx := make(chan error, 1), wire.Context(t)
 	go func() { honest <- s.converse(ctx) }()
 
-	must(t, s.send[c.From].Send(c.Frame(s.net)))
+	wire.Must(t, s.Send[c.From].Send(c.Frame(s.Net)))
 	for _, f := range c.Then {
-		must(t, s.send[f.From].Send(f.Frame(s.net)))
+		wire.Must(t, s.Send[f.From].Send(f.Frame(s.Net)))
 	}
 	s.through(c.From)
 	o := &observed{}
 	s.watchTables(c, o)
 	s.repair()
-	s.fence(cases.Two, cases.X4) // the bridge knows again who is where
-	s.fence(cases.One, cases.Two4)
-	s.fence(beside(c.From), cases.One4)
+	s.Fence(cases.Two, cases.X4) // the bridge knows again who is where
+	s.Fence(cases.One, cases.Two4)
+	s.Fence(beside(c.From), cases.One4)
 	if c.From == cases.Uplink {
-		s.fence(c.From, cases.Two4)
+		s.Fence(c.From, cases.Two4)
 	}
 	if err := <-honest; err != nil {
 		t.Errorf("the neighbour's connections: %v", err)
@@ -213,7 +203,7 @@ func (s *stage) suffer(t *testing.T, c cases.Case) (harm, []string) {
 	if n := s.reached(); n > 0 {
 		o.see(&o.dom0, "%d packets past dom0's protection", n)
 	}
-	for _, p := range places {
+	for _, p := range wire.Places {
 		for _, f := range s.strange(c, p) {
 			s.watchFrame(c, p, f, o)
 		}
@@ -270,10 +260,10 @@ func (s *stage) watchFrame(c cases.Case, at cases.Place, f []byte, o *observed) 
 // through waits until the router is done with what a place has sent, by ways that hold whatever became of the neighbours' entries.
 func (s *stage) through(from cases.Place) {
 	if from == cases.Uplink {
-		s.fence(from, cases.AllNodes)
+		s.Fence(from, cases.AllNodes)
 		return
 	}
-	s.fence(from, cases.X4)
+	s.Fence(from, cases.X4)
 }
 
 // beyond is where what a place sends goes past the router; beside is who is to reach guest one, when a place has sent.
@@ -328,11 +318,11 @@ func (s *stage) strange(c cases.Case, at cases.Place) (out [][]byte) {
 	want := map[string]int{}
 	for _, o := range c.Out {
 		if o.At == at {
-			want[string(anyID(o.Frame(s.net)))]++
+			want[string(wire.AnyID(o.Frame(s.Net)))]++
 		}
 	}
-	for _, f := range s.take(at) {
-		if key := string(anyID(f)); want[key] > 0 {
+	for _, f := range s.Take(at) {
+		if key := string(wire.AnyID(f)); want[key] > 0 {
 			want[key]--
 			continue
 		}
@@ -344,7 +334,7 @@ func (s *stage) strange(c cases.Case, at cases.Place) (out [][]byte) {
 }
 
 func (s *stage) fromRouter(f []byte) bool {
-	return macOf(f[6:]) == s.net.Router || macOf(f[6:]) == s.net.Eth0
+	return macOf(f[6:]) == s.Net.Router || macOf(f[6:]) == s.Net.Eth0
 }
 
 // noise tells what a router and an honest guest say by themselves.

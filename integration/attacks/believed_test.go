@@ -1,4 +1,4 @@
-package integration
+package main
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 )
 
@@ -27,30 +28,30 @@ type entry struct {
 
 // believed are the entries that are not true in the tables of dom0's kernel and of the honest guest's.
 func (s *stage) believed() (out []entry) {
-	s.t.Helper()
-	for _, n := range []*lab.Node{s.lab.Dom0, s.honest.Node} {
+	s.T.Helper()
+	for _, n := range []*lab.Node{s.Lab.Dom0, s.honest.Node} {
 		h, err := n.Handle()
-		must(s.t, err)
+		wire.Must(s.T, err)
 		links, err := h.LinkList()
-		must(s.t, err)
+		wire.Must(s.T, err)
 		names := map[int]string{}
 		for _, l := range links {
 			names[l.Attrs().Index] = l.Attrs().Name
 		}
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			list, err := h.NeighList(0, family)
-			must(s.t, err)
+			wire.Must(s.T, err)
 			for _, e := range list {
 				if e.State&(netlink.NUD_NOARP|netlink.NUD_PERMANENT) == 0 {
 					out = append(out, s.judgeNeighbour(n, names[e.LinkIndex], e)...)
 				}
 			}
 		}
-		if n != s.lab.Dom0 {
+		if n != s.Lab.Dom0 {
 			continue
 		}
 		list, err := h.NeighList(0, unix.AF_BRIDGE)
-		must(s.t, err)
+		wire.Must(s.T, err)
 		for _, e := range list {
 			if mac, port := macOf(e.HardwareAddr), names[e.LinkIndex]; e.State&netlink.NUD_PERMANENT == 0 && s.ports[mac] != "" && s.ports[mac] != port {
 				out = append(out, entry{node: n, neigh: e, what: fmt.Sprintf("%s is behind %s", mac, port)})
@@ -66,16 +67,16 @@ func (s *stage) judgeNeighbour(n *lab.Node, link string, e netlink.Neigh) []entr
 	bad := entry{node: n, neigh: e, what: fmt.Sprintf("%s has %s on %s", addr, macOf(e.HardwareAddr), link)}
 	if e.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 || len(e.HardwareAddr) != 6 {
 		bad.asked, bad.what = true, fmt.Sprintf("%s asked for on %s", addr, link)
-		if s.owner(n, link, addr).IsZero() && link == s.lab.Config.Bridge.Name {
+		if s.owner(n, link, addr).IsZero() && link == s.Lab.Config.Bridge.Name {
 			return []entry{bad}
 		}
 		return nil
 	}
-	if mac := macOf(e.HardwareAddr); mac == s.owner(n, link, addr) || n != s.lab.Dom0 && mac == s.net.Router {
+	if mac := macOf(e.HardwareAddr); mac == s.owner(n, link, addr) || n != s.Lab.Dom0 && mac == s.Net.Router {
 		return nil
 	}
 	// Stations that the rows do not name may be where they say.
-	station := addr.IsLinkLocalUnicast() || link == s.lab.Dom0.Link && netip.MustParsePrefix("192.0.1.0/26").Contains(addr)
+	station := addr.IsLinkLocalUnicast() || link == s.Lab.Dom0.Link && netip.MustParsePrefix("192.0.1.0/26").Contains(addr)
 	if station && s.owner(n, link, addr).IsZero() && addr != cases.LL1 && addr != cases.Dom04 {
 		return nil
 	}
@@ -88,8 +89,8 @@ func (s *stage) owner(n *lab.Node, link string, addr netip.Addr) policy.MAC {
 }
 
 func (s *stage) owners(n *lab.Node, link string) map[netip.Addr]policy.MAC {
-	if link == s.lab.Dom0.Link && n == s.lab.Dom0 {
-		return map[netip.Addr]policy.MAC{cases.Gateway4: s.net.Gateway, cases.Gateway6: s.net.Gateway}
+	if link == s.Lab.Dom0.Link && n == s.Lab.Dom0 {
+		return map[netip.Addr]policy.MAC{cases.Gateway4: s.Net.Gateway, cases.Gateway6: s.Net.Gateway}
 	}
 	return map[netip.Addr]policy.MAC{
 		cases.One4: cases.MAC1, cases.One6: cases.MAC1, policy.EUI64(cases.MAC1): cases.MAC1, netip.MustParseAddr("fe80::10"): cases.MAC1,
@@ -100,32 +101,32 @@ func (s *stage) owners(n *lab.Node, link string) map[netip.Addr]policy.MAC {
 
 // repair makes the tables true again, so that a row does not meet what another has left.
 func (s *stage) repair() {
-	s.t.Helper()
+	s.T.Helper()
 	wrong := s.believed()
 	for _, e := range wrong {
 		h, err := e.node.Handle()
-		must(s.t, err)
+		wire.Must(s.T, err)
 		if e.neigh.Family == unix.AF_BRIDGE {
 			e.neigh.Flags = netlink.NTF_MASTER
 		}
 		if err := h.NeighDel(&e.neigh); err != nil && !errors.Is(err, unix.ENOENT) {
-			s.t.Fatalf("removing %s: %v", e.what, err)
+			s.T.Fatalf("removing %s: %v", e.what, err)
 		}
 	}
-	if s.proc != nil {
+	if s.Proc != nil {
 		return
 	}
 	if len(wrong) > 0 {
 		defer tick()
 	}
-	h, err := s.lab.Dom0.Handle()
-	must(s.t, err)
-	for _, link := range []string{s.lab.Config.Bridge.Name, s.lab.Dom0.Link} {
-		index, err := s.lab.Dom0.LinkIndex(link)
-		must(s.t, err)
-		for addr, mac := range s.owners(s.lab.Dom0, link) {
+	h, err := s.Lab.Dom0.Handle()
+	wire.Must(s.T, err)
+	for _, link := range []string{s.Lab.Config.Bridge.Name, s.Lab.Dom0.Link} {
+		index, err := s.Lab.Dom0.LinkIndex(link)
+		wire.Must(s.T, err)
+		for addr, mac := range s.owners(s.Lab.Dom0, link) {
 			if mac != s.honest.MAC { // that one answers for itself
-				must(s.t, h.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_REACHABLE, IP: net.IP(addr.AsSlice()), HardwareAddr: mac[:]}))
+				wire.Must(s.T, h.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_REACHABLE, IP: net.IP(addr.AsSlice()), HardwareAddr: mac[:]}))
 			}
 		}
 	}
@@ -144,11 +145,11 @@ func tick() {
 
 // routes are dom0's, one a line.
 func (s *stage) routes() string {
-	s.t.Helper()
-	h, err := s.lab.Dom0.Handle()
-	must(s.t, err)
+	s.T.Helper()
+	h, err := s.Lab.Dom0.Handle()
+	wire.Must(s.T, err)
 	list, err := h.RouteList(nil, netlink.FAMILY_ALL)
-	must(s.t, err)
+	wire.Must(s.T, err)
 	var lines []string
 	for _, r := range list {
 		lines = append(lines, fmt.Sprintf("%s via %s dev %d mtu %d proto %d", r.Dst, r.Gw, r.LinkIndex, r.MTU, r.Protocol))

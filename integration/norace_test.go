@@ -1,7 +1,0 @@
-//go:build !race
-
-package integration
-
-const raceEnabled = false
-
-var buildFlags []string
