@@ -25,7 +25,7 @@ var sameValues = cmp.Options{
 	cmpopts.IgnoreFields(policy.Policy{}, "Source"),
 	cmpopts.IgnoreFields(policy.Chain{}, "Source"),
 	cmpopts.IgnoreFields(policy.Rule{}, "Source"),
-	cmpopts.IgnoreFields(policy.TestCase{}, "Source"),
+	cmpopts.IgnoreFields(policy.TestStep{}, "Source"),
 	sameIPs,
 }
 

@@ -19,7 +19,7 @@ func (d *decoder) decodeTests(raws []rawTest) {
 }
 
 func (d *decoder) decodeTest(raw *rawTest) policy.TestCase {
-	t := policy.TestCase{Name: raw.Name, Question: policy.Question{Proto: policy.AnyProto}, Source: place(raw.At)}
+	t := policy.TestCase{Name: raw.Name, TestStep: policy.TestStep{Question: policy.Question{Proto: policy.AnyProto}, Source: place(raw.At)}}
 	var srcAt, dstAt hcl.Range
 	if d.require(raw.From, raw.At, "from", takesSender) {
 		t.From = d.testPeer(raw.From, takesSender)

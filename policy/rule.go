@@ -221,9 +221,14 @@ type Question struct {
 	Port  uint16 // 0: none
 }
 
-// TestCase is a question with its expected answer.
+// TestCase is a test block: questions with their expected answers.
 type TestCase struct {
 	Name string
+	TestStep
+}
+
+// TestStep is a question with its expected answer.
+type TestStep struct {
 	Question
 	Expect Action
 	Rule   string // "": any

@@ -3,16 +3,28 @@ package router
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"udrouter/config"
 	"udrouter/policy"
 )
 
-// TestResult is what came of a test block.
+// TestResult is what came of a test block. Its JSON is a part of `udrouter test --json`; fields are only ever added.
 type TestResult struct {
-	policy.TestCase
-	Answers []Answer // one for each family
-	Failed  string   // why; "" where it holds
+	Name   string       `json:"name"`
+	Source string       `json:"source"`           // file:line
+	Failed string       `json:"failed,omitempty"` // why; "" where it holds
+	Steps  []StepResult `json:"steps"`
+}
+
+// StepResult is what came of one packet of a test, in each family that it is of.
+type StepResult struct {
+	policy.TestStep `json:"-"`
+	Source          string   `json:"source"` // file:line
+	Expect          string   `json:"expect"` // "accept", "drop" or "reject"
+	Failed          string   `json:"failed,omitempty"`
+	Answers         []Answer `json:"answers"`
+	Wrong           *Answer  `json:"-"` // that of Answers which is why; nil: it holds, or there is none
 }
 
 // RunTests asks a file's test blocks of its policy.
@@ -21,24 +33,43 @@ func RunTests(cfg *config.Config) ([]TestResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []TestResult
+	list := []TestResult{}
 	for _, t := range cfg.Tests {
-		r := TestResult{TestCase: t}
-		if r.Answers, err = e.Explain(t.Question); err != nil {
-			r.Failed = err.Error()
-		}
-		for _, a := range r.Answers {
-			if r.Failed == "" {
-				r.Failed = failure(t, a)
-			}
-		}
-		list = append(list, r)
+		list = append(list, e.Test(t))
 	}
 	return list, nil
 }
 
+// Test asks one test block.
+func (e *Explainer) Test(t policy.TestCase) TestResult {
+	r := TestResult{Name: t.Name, Source: t.Source}
+	s := StepResult{TestStep: t.TestStep, Source: t.Source, Expect: t.Expect.String(), Answers: []Answer{}}
+	if answers, err := e.Explain(t.Question); err != nil {
+		s.Failed = err.Error()
+	} else {
+		s.Answers = answers
+	}
+	for i, a := range s.Answers {
+		if s.Failed == "" {
+			if s.Failed = failure(t.TestStep, a); s.Failed != "" {
+				s.Wrong = &s.Answers[i]
+			}
+		}
+	}
+	r.add(s)
+	return r
+}
+
+// add adds a step; the first that fails is why the test does.
+func (r *TestResult) add(s StepResult) {
+	if r.Failed == "" {
+		r.Failed = s.Failed
+	}
+	r.Steps = append(r.Steps, s)
+}
+
 // failure tells in what an answer is not the one that a test wants.
-func failure(t policy.TestCase, a Answer) string {
+func failure(t policy.TestStep, a Answer) string {
 	switch {
 	case a.Verdict != t.Expect.String() && a.Verdict == policy.Accept.String() && a.Shadow != nil:
 		return fmt.Sprintf("expected %s, but it passes: a policy in shadow mode refuses nothing", t.Expect)
@@ -50,4 +81,83 @@ func failure(t policy.TestCase, a Answer) string {
 		return ""
 	}
 	return fmt.Sprintf("expected rule %q to decide", t.Rule)
+}
+
+// Decided is what decided on a packet, in a line: what became of it, why, and where that is written.
+func (a Answer) Decided() string {
+	words := []string{a.Verdict}
+	if a.Reason != "" {
+		words[0] += ": " + a.Reason
+	}
+	switch {
+	case a.Chain != "" && a.Rule != "":
+		words = append(words, fmt.Sprintf("rule %q of %s in %s", a.Rule, a.Chain, a.Policy))
+	case a.Chain != "":
+		words = append(words, fmt.Sprintf("default of %s in %s", a.Chain, a.Policy))
+	default:
+		words = append(words, a.By)
+	}
+	if a.Source != "" {
+		words = append(words, a.Source)
+	}
+	return strings.Join(words, ", ")
+}
+
+// Coverage tells which rules and defaults of a file its tests ask. Its JSON is a part of `udrouter test --json`.
+type Coverage struct {
+	Total  int        `json:"total"`  // rules and defaults of the file
+	Hit    int        `json:"hit"`    // those that a test has met
+	Missed []Decision `json:"missed"` // the others, in the order of the file
+}
+
+// CoverageOf is that of tests which have been asked. A rule is hit where it has decided, or has accepted what another one then decided on: what stands
+// behind one that refuses is not asked.
+func CoverageOf(cfg *config.Config, results []TestResult) Coverage {
+	hit := map[Decision]bool{}
+	for _, r := range results {
+		for _, s := range r.Steps {
+			for _, a := range s.Answers {
+				for _, d := range a.asked() {
+					hit[d] = true
+				}
+			}
+		}
+	}
+	c := Coverage{Missed: []Decision{}}
+	chain := func(name, chain string, of policy.Chain) {
+		count := func(rule, source string, action policy.Action) {
+			d := Decision{name, chain, rule, source, action.String()}
+			c.Total++
+			if hit[d] {
+				c.Hit++
+			} else {
+				c.Missed = append(c.Missed, d)
+			}
+		}
+		for _, r := range of.Rules {
+			count(r.Name, r.Source, r.Action)
+		}
+		count("", of.Source, of.Default)
+	}
+	for _, p := range cfg.Policies {
+		chain(p.Name, "egress", p.Egress)
+		chain(p.Name, "ingress", p.Ingress)
+	}
+	if cfg.Host != nil {
+		chain("host", "ingress", cfg.Host.Ingress)
+		if cfg.Host.Uplink != nil {
+			chain("host", "uplink", *cfg.Host.Uplink)
+		}
+	}
+	return c
+}
+
+// asked are the rules that a Router asks about a packet: those before the one that refuses it, and that one. In shadow mode none refuses.
+func (a Answer) asked() []Decision {
+	for i, d := range a.Steps {
+		if a.Verdict != policy.Accept.String() && d.Action == a.Verdict && d == a.Decision {
+			return a.Steps[:i+1]
+		}
+	}
+	return a.Steps
 }
