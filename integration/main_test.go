@@ -27,6 +27,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, becomeNobody(program))
 		return 1
 	}
+	if user := os.Getenv(asUser); user != "" {
+		fmt.Fprintln(os.Stderr, becomeOrdinary(user))
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "udrouter-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -49,23 +49,59 @@ func (e *Explainer) Test(t policy.TestCase) TestResult {
 	} else {
 		s.Answers = answers
 	}
-	for i, a := range s.Answers {
-		if s.Failed == "" {
-			if s.Failed = failure(t.TestStep, a); s.Failed != "" {
-				s.Wrong = &s.Answers[i]
-			}
-		}
-	}
-	r.add(s)
+	r.Steps = append(r.Steps, s)
+	r.Judge()
 	return r
 }
 
-// add adds a step; the first that fails is why the test does.
-func (r *TestResult) add(s StepResult) {
-	if r.Failed == "" {
-		r.Failed = s.Failed
+// Judge tells whether the steps hold, and why not: the policy says otherwise, or, where packets have been sent, what was seen of one. The first that
+// fails is why the test does.
+func (r *TestResult) Judge() {
+	r.Failed = ""
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		for i := range s.Answers {
+			if s.Failed != "" {
+				break
+			}
+			a := &s.Answers[i]
+			if s.Failed = failure(s.TestStep, *a); s.Failed == "" && a.Live != nil {
+				s.Failed = a.Live.failure(s.TestStep, a)
+			}
+			if s.Failed != "" {
+				s.Wrong = a
+			}
+		}
+		if r.Failed == "" {
+			r.Failed = s.Failed
+		}
 	}
-	r.Steps = append(r.Steps, s)
+}
+
+// failure tells in what a packet's fate is not what a test wants.
+func (s *Seen) failure(t policy.TestStep, a *Answer) string {
+	word := a.Reason
+	if a.By == "dom0" || a.Chain == "uplink" {
+		word = "uplink:" + a.Rule
+	}
+	switch {
+	case s.Verdict != t.Expect.String() || s.Wrong != "":
+		return fmt.Sprintf("expected %s, but sent for real it is %s", t.Expect, s)
+	case t.Rule != "" && t.Expect != policy.Accept && !slices.Contains(s.Counted, word):
+		return fmt.Sprintf("expected rule %q to decide, but the router counted no %s; sent for real it is %s", t.Rule, word, s)
+	}
+	return ""
+}
+
+// String is what was seen, in a line.
+func (s *Seen) String() string {
+	words := []string{s.Verdict}
+	for _, w := range []struct{ what, text string }{{"", s.Wrong}, {"seen at ", strings.Join(s.At, ", ")}, {"told by ", s.Told}, {"counted ", strings.Join(s.Counted, ", ")}} {
+		if w.text != "" {
+			words = append(words, w.what+w.text)
+		}
+	}
+	return strings.Join(words, "; ")
 }
 
 // failure tells in what an answer is not the one that a test wants.

@@ -37,6 +37,7 @@ type Answer struct {
 	Decision
 	Shadow *Refusal   `json:"shadow,omitempty"` // what would have refused it, if its policy were in force
 	Steps  []Decision `json:"steps"`            // the rules or defaults that were asked, in order
+	Live   *Seen      `json:"live,omitempty"`   // what became of the real packet, of `udrouter test --live`
 }
 
 // Decision is a rule, a chain's default, or a binding.
@@ -46,6 +47,15 @@ type Decision struct {
 	Rule   string `json:"rule,omitempty"`   // "" for the default
 	Source string `json:"source,omitempty"` // file:line
 	Action string `json:"action,omitempty"` // what it says
+}
+
+// Seen is what became of a packet that was sent for real.
+type Seen struct {
+	Verdict string   `json:"verdict"` // "accept": it came to its destination; "reject": its sender was told otherwise; "drop": neither
+	At      []string `json:"at"`      // who has seen it: "uplink", "host", "domu:NAME"
+	Told    string   `json:"told,omitempty"`
+	Counted []string `json:"counted"`         // the reasons under which the router has counted drops meanwhile, and "uplink:NAME" for rules of host.uplink
+	Wrong   string   `json:"wrong,omitempty"` // what is not as it should be besides
 }
 
 // Refusal is what a policy in shadow mode would have done.
@@ -65,16 +75,22 @@ var (
 
 // NewExplainer compiles a file. For each template there is a guest of its name.
 func NewExplainer(cfg *config.Config) (*Explainer, error) {
+	held := slices.Clone(standInHost)
+	if a := cfg.Uplink.Address4; a.IsValid() {
+		held[0] = a
+	}
+	return NewExplainerOf(cfg, held)
+}
+
+// NewExplainerOf is NewExplainer for a host of which it is known what addresses dom0 holds, the one first that it sends from.
+func NewExplainerOf(cfg *config.Config, held []netip.Addr) (*Explainer, error) {
 	cfg = cfg.StandIns()
 	pl, err := newPlan(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
-	k := stack.Kernel{Uplink: stack.Interface{Index: 1, MAC: standInMAC, MTU: 1500, Up: true}, Held: slices.Clone(standInHost),
+	k := stack.Kernel{Uplink: stack.Interface{Index: 1, MAC: standInMAC, MTU: 1500, Up: true}, Held: held,
 		Routes: []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}}}
-	if a := cfg.Uplink.Address4; a.IsValid() {
-		k.Held[0] = a
-	}
 	e := &Explainer{cfg: cfg, world: newWorld(pl, policy.NewLinkLocals(), RouterMAC(cfg, standInMAC), GuestMTU(cfg, k), 0, k)}
 	if cfg.Host != nil && cfg.Host.Uplink != nil {
 		// Guests are not on the uplink: what names one matches nothing, as in the kernel.

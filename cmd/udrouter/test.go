@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"udrouter/config"
+	"udrouter/integration/lab"
+	"udrouter/integration/live"
 	"udrouter/policy"
 	"udrouter/router"
 )
@@ -21,6 +24,7 @@ import (
 // testReport is what `udrouter test --json` prints. Fields are only ever added.
 type testReport struct {
 	File     string              `json:"file"`
+	Live     bool                `json:"live"`
 	Tests    []router.TestResult `json:"tests"`
 	Passed   int                 `json:"passed"`
 	Failed   int                 `json:"failed"`
@@ -31,20 +35,32 @@ type testReport struct {
 type testFlags struct {
 	file, run, junit        string
 	coverage, explain, json bool
+	live                    bool
 }
 
 func testCommand() *cobra.Command {
 	var f testFlags
 	c := &cobra.Command{
-		Use: "test -c FILE", Args: cobra.MaximumNArgs(1),
+		Use: "test -c FILE [--live]", Args: cobra.MaximumNArgs(1),
 		Short: "Run a file's test blocks, and tell which rules none of them meets",
 		Long: `Run a file's test blocks, and tell which rules none of them meets.
 
-The policy is asked, as by "explain": the file alone is looked at, not the machine. The status is 1 when a test fails.`,
+The policy is asked, as by "explain": the file alone is looked at, not the machine. With --live the file's network is built in namespaces as by "lab",
+and the router run in it: TCP connects and carries data, datagrams and echo requests are answered, and what is forged is sent by hand; the packets
+have to arrive where they should, and nowhere else, besides what the policy says. The status is 1 when a test fails.`,
 		Example: `  udrouter test -c router.hcl --coverage
   udrouter test -c router.hcl --run mail --explain
-  udrouter test -c router.hcl --junit report.xml`,
+  udrouter test -c router.hcl --live --junit report.xml`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if f.live {
+				again, err := lab.NeedsReexec()
+				if err != nil {
+					return err
+				}
+				if again {
+					return exitStatus(lab.Reexec(c.Context(), os.Args[1:]...))
+				}
+			}
 			if err := f.junitFile(args); err != nil {
 				return err
 			}
@@ -60,7 +76,7 @@ The policy is asked, as by "explain": the file alone is looked at, not the machi
 			if len(cfg.Tests) == 0 && f.run != "" {
 				return fmt.Errorf("no test has a name that matches %q", f.run)
 			}
-			results, err := router.RunTests(cfg)
+			results, err := f.results(c.Context(), cfg)
 			if err != nil {
 				return err
 			}
@@ -68,6 +84,7 @@ The policy is asked, as by "explain": the file alone is looked at, not the machi
 		},
 	}
 	configFlag(c, &f.file)
+	c.Flags().BoolVar(&f.live, "live", false, "send real packets through a real router, in network namespaces")
 	c.Flags().StringVar(&f.run, "run", "", "only the tests whose names match this regular expression")
 	c.Flags().BoolVar(&f.coverage, "coverage", false, "list the rules and defaults of the file that no test meets")
 	c.Flags().BoolVar(&f.explain, "explain", false, "tell all that was asked about the packets of a test that fails")
@@ -77,6 +94,18 @@ The policy is asked, as by "explain": the file alone is looked at, not the machi
 	c.MarkFlagsMutuallyExclusive("json", "explain")
 	c.MarkFlagsMutuallyExclusive("json", "coverage")
 	return c
+}
+
+// results runs the tests.
+func (f *testFlags) results(ctx context.Context, cfg *config.Config) ([]router.TestResult, error) {
+	if !f.live {
+		return router.RunTests(cfg)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	return live.Run(ctx, cfg, live.Options{Exe: exe})
 }
 
 // toStdout is the file's name that stands for the standard output.
@@ -99,7 +128,7 @@ func (f *testFlags) junitFile(args []string) error {
 
 // report writes the results in every form that was asked for. It errs when one failed.
 func (f *testFlags) report(out io.Writer, cfg *config.Config, results []router.TestResult) error {
-	r := testReport{File: f.file, Tests: results, Coverage: router.CoverageOf(cfg, results)}
+	r := testReport{File: f.file, Live: f.live, Tests: results, Coverage: router.CoverageOf(cfg, results)}
 	for _, t := range results {
 		if t.Failed == "" {
 			r.Passed++
