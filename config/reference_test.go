@@ -121,6 +121,7 @@ var shared = map[string]string{
 	"host.ingress.rule.":   "policy.egress.rule.",
 	"host.uplink.rule.":    "policy.egress.rule.",
 	"policy.ingress.rule.": "policy.egress.rule.",
+	"test.then.":           "test.",
 }
 
 func grammarPaths(g *grammar, in string) []string {

@@ -15,6 +15,7 @@ import (
 
 	"udrouter/config"
 	"udrouter/integration/live"
+	"udrouter/policy"
 	"udrouter/router"
 )
 
@@ -241,6 +242,78 @@ func TestLiveWithoutRoot(t *testing.T) {
 		contains(t, string(out), c.want...)
 		if c.status == 0 {
 			contains(t, readFile(t, filepath.Join(dir, "tmp", "report.xml")), `tests="2" failures="0"`)
+		}
+	}
+}
+
+// forgedRows are blocks of everything that can be forged, from whom it can be, and of answers.
+const forgedRows = `
+test "answers" {
+  from   = "uplink"
+  src    = "9.9.9.9"
+  to     = "domu:one"
+  proto  = "PROTO"
+  PORT
+  open   = true
+  expect = "accept"
+  then {
+    src    = "8.8.8.8"
+    expect = "drop"
+  }
+  then {
+    forge  = "source"
+    expect = "drop"
+  }
+  then {
+    forge  = "mac"
+    expect = "drop"
+  }
+}
+`
+
+// What is forged comes to nobody, and answers to whom they are due alone.
+func TestLiveForged(t *testing.T) {
+	src := withoutTests()
+	for _, proto := range []string{"tcp", "udp", "icmp"} {
+		port := "port = 5353"
+		if proto == "icmp" {
+			port = ""
+		}
+		src += strings.NewReplacer("answers", proto+" answers", "PROTO", proto, "PORT", port).Replace(forgedRows)
+	}
+	for i, r := range []struct{ from, keys string }{
+		{"domu:one", `to = "domu:two"`}, {"domu:one", `dst = "9.9.9.9"`}, {"domu:two", `dst = "2620:fe::9"`},
+		{"uplink", "src = \"9.9.9.9\"\n  to = \"domu:two\""}, {"uplink", "src = \"2620:fe::9\"\n  to = \"domu:one\""},
+	} {
+		for _, f := range policy.Forgeries() {
+			v6 := strings.Contains(r.keys, "2620:")
+			if v4 := strings.Contains(r.keys, "9.9.9.9"); v4 && !f.Has(false) || v6 && !f.Has(true) || r.from == "uplink" && f == policy.ForgeRA {
+				continue
+			}
+			keys := r.keys
+			if f == policy.ForgeSource && r.from == "uplink" {
+				keys = keys[strings.Index(keys, "\n")+1:]
+			}
+			if !f.Message() {
+				keys += "\n  proto = \"tcp\"\n  port = 22"
+			}
+			src += fmt.Sprintf("test \"forged %d %v\" {\n  from = %q\n  %s\n  forge = %q\n  expect = \"drop\"\n}\n", i, f, r.from, keys, f)
+		}
+	}
+	for _, r := range runLive(t, src, src) {
+		if r.Failed != "" {
+			t.Errorf("%s: %s", r.Name, r.Failed)
+		}
+		for _, s := range r.Steps {
+			for _, a := range s.Answers {
+				if a.Live == nil || a.Live.Verdict != a.Verdict || s.Expect == "drop" && len(a.Live.At) > 0 {
+					t.Errorf("%s, %s to %s: %v, but %+v", r.Name, a.Src, a.Dst, a, a.Live)
+				}
+				// The bridge stops some before the router counts them, and the kernel's filter on the uplink others.
+				if a.Live != nil && s.Expect == "drop" && s.Forge != policy.ForgeMAC && !(a.From == "uplink" && len(a.Live.Counted) == 0) && !slices.Contains(a.Live.Counted, a.Reason) {
+					t.Errorf("%s, %s to %s: counted %v, want %s", r.Name, a.Src, a.Dst, a.Live.Counted, a.Reason)
+				}
+			}
 		}
 	}
 }

@@ -43,13 +43,19 @@ func RunTests(cfg *config.Config) ([]TestResult, error) {
 // Test asks one test block.
 func (e *Explainer) Test(t policy.TestCase) TestResult {
 	r := TestResult{Name: t.Name, Source: t.Source}
-	s := StepResult{TestStep: t.TestStep, Source: t.Source, Expect: t.Expect.String(), Answers: []Answer{}}
-	if answers, err := e.Explain(t.Question); err != nil {
-		s.Failed = err.Error()
-	} else {
-		s.Answers = answers
+	var opened *policy.Question
+	if t.Open {
+		opened = &policy.Question{From: t.From, Src: t.Src, To: t.To, Dst: t.Dst, Proto: t.Proto, Port: t.Port} // as if nothing were forged
 	}
-	r.Steps = append(r.Steps, s)
+	for _, step := range t.Steps() {
+		s := StepResult{TestStep: step, Source: step.Source, Expect: step.Expect.String(), Answers: []Answer{}}
+		if answers, err := e.explain(step.Question, opened); err != nil {
+			s.Failed = err.Error()
+		} else {
+			s.Answers = answers
+		}
+		r.Steps = append(r.Steps, s)
+	}
 	r.Judge()
 	return r
 }
@@ -107,6 +113,8 @@ func (s *Seen) String() string {
 // failure tells in what an answer is not the one that a test wants.
 func failure(t policy.TestStep, a Answer) string {
 	switch {
+	case a.Opened != nil && a.Opened.Verdict != policy.Accept.String():
+		return fmt.Sprintf("the connection that it answers in is not opened; %s to %s: %s", a.Opened.Src, a.Opened.Dst, a.Opened.Decided())
 	case a.Verdict != t.Expect.String() && a.Verdict == policy.Accept.String() && a.Shadow != nil:
 		return fmt.Sprintf("expected %s, but it passes: a policy in shadow mode refuses nothing", t.Expect)
 	case a.Verdict != t.Expect.String():
@@ -153,7 +161,11 @@ func CoverageOf(cfg *config.Config, results []TestResult) Coverage {
 	for _, r := range results {
 		for _, s := range r.Steps {
 			for _, a := range s.Answers {
-				for _, d := range a.asked() {
+				met := a.asked()
+				if a.Opened != nil {
+					met = append(met, a.Opened.asked()...)
+				}
+				for _, d := range met {
 					hit[d] = true
 				}
 			}
@@ -192,8 +204,8 @@ func CoverageOf(cfg *config.Config, results []TestResult) Coverage {
 func (a Answer) asked() []Decision {
 	for i, d := range a.Steps {
 		if a.Verdict != policy.Accept.String() && d.Action == a.Verdict && d == a.Decision {
-			return a.Steps[:i+1]
+			return slices.Clone(a.Steps[:i+1])
 		}
 	}
-	return a.Steps
+	return slices.Clone(a.Steps)
 }

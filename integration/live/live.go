@@ -46,7 +46,7 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (results []router.T
 	for _, t := range cfg.Tests {
 		r := s.explainer.Test(t)
 		for i := range r.Steps {
-			if err := s.step(ctx, &r.Steps[i]); err != nil {
+			if err := s.step(ctx, &t, &r.Steps[i]); err != nil {
 				return nil, fmt.Errorf("running test %q (%s) live: %w", t.Name, t.Source, err)
 			}
 		}
@@ -201,7 +201,7 @@ const firstPort = 10000
 
 // fresh has the router forget what it knows, where a packet's flow might be that of another one.
 func (s *stage) fresh(ctx context.Context, a *router.Answer, proto int) error {
-	if policy.RulePorts(proto) || proto == policy.ProtoICMP || proto == policy.ProtoICMPv6 {
+	if proto == policy.AnyProto || policy.RulePorts(proto) || proto == policy.ProtoICMP || proto == policy.ProtoICMPv6 {
 		return nil
 	}
 	f := flow{a.Src, a.Dst, proto}

@@ -3,7 +3,6 @@ package live
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,14 +24,14 @@ import (
 const again = 300 * time.Millisecond
 
 // step sends a packet of each family that a step is of, and writes down what became of them.
-func (s *stage) step(ctx context.Context, r *router.StepResult) error {
+func (s *stage) step(ctx context.Context, t *policy.TestCase, r *router.StepResult) error {
 	for i := range r.Answers {
 		a := &r.Answers[i]
 		a.Live = &router.Seen{At: []string{}, Counted: []string{}}
 		if err := s.fresh(ctx, a, r.Proto); err != nil {
 			return err
 		}
-		if err := s.packet(ctx, &r.TestStep, a); err != nil {
+		if err := s.packet(ctx, t, &r.TestStep, a); err != nil {
 			return fmt.Errorf("%s to %s: %w", a.Src, a.Dst, err)
 		}
 	}
@@ -40,7 +39,7 @@ func (s *stage) step(ctx context.Context, r *router.StepResult) error {
 }
 
 // packet sends one.
-func (s *stage) packet(ctx context.Context, t *policy.TestStep, a *router.Answer) error {
+func (s *stage) packet(ctx context.Context, test *policy.TestCase, t *policy.TestStep, a *router.Answer) error {
 	from, err := s.sender(t.From, a)
 	if err != nil {
 		return err
@@ -57,14 +56,23 @@ func (s *stage) packet(ctx context.Context, t *policy.TestStep, a *router.Answer
 	if err != nil {
 		return err
 	}
-	p := s.newSent(a, mark{src: a.Src, dst: a.Dst, proto: t.Proto, srcPort: s.nextPort(), dstPort: a.Port}, from, to)
-	echo := t.Proto == policy.ProtoICMP || t.Proto == policy.ProtoICMPv6
+	probe := router.ProbeOf(t.Question, a.Src, a.Dst, s.nextPort(), a.Opened != nil)
+	p := s.newSent(a, mark{src: a.Src, dst: a.Dst, proto: t.Proto, srcPort: probe.SrcPort, dstPort: probe.DstPort}, from, to)
 	bounded, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("nothing within %v", patience))
 	defer cancel()
-	if from.node.Has(a.Src) && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router") {
+	echo := t.Proto == policy.ProtoICMP || t.Proto == policy.ProtoICMPv6
+	kernels := from.node.Has(a.Src) && t.Forge == policy.NoForgery && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router")
+	if a.Opened != nil {
+		kernels = kernels && t.Question == test.Question
+		err = s.open(bounded, p, test, kernels)
+	}
+	switch {
+	case err != nil || a.Live.Wrong != "":
+	case kernels && a.Opened != nil: // the opener has had its answer
+	case kernels:
 		err = s.converse(bounded, p, t)
-	} else {
-		err = s.inject(bounded, p, t)
+	default:
+		err = s.inject(bounded, p, t, probe)
 	}
 	if err != nil {
 		return err
@@ -76,6 +84,49 @@ func (s *stage) packet(ctx context.Context, t *policy.TestStep, a *router.Answer
 	a.Live.Counted = counted(before, after, p.fenced)
 	s.judge(p)
 	return nil
+}
+
+// open has the receiver open the connection that a packet answers in: by that it is answered as well. own: the packet is that answer.
+func (s *stage) open(ctx context.Context, p *sent, test *policy.TestCase, own bool) error {
+	o := p.answer.Opened
+	client, err := s.sender(s.peerOf(o.Src), o)
+	if err != nil {
+		return err
+	}
+	server, err := s.receiver(s.peerOf(o.Src), o)
+	if err != nil {
+		return err
+	}
+	if server == nil || !client.node.Has(o.Src) {
+		p.answer.Live.Wrong = "there is nobody in the lab to open the connection that it answers in"
+		return nil
+	}
+	port := p.srcPort
+	if policy.RulePorts(p.proto) {
+		port = p.dstPort
+	}
+	talk, err := s.talk(&sent{mark: mark{src: o.Src, dst: o.Dst, proto: test.Proto, srcPort: port, dstPort: test.Port}, from: client, to: server})
+	if err != nil {
+		return err
+	}
+	switch err := talk(ctx); {
+	case err != nil:
+		p.answer.Live.Wrong = fmt.Sprintf("the connection that it answers in is not opened: %v", err)
+	case own:
+		p.heard.Store(true)
+	}
+	return nil
+}
+
+// peerOf is who has an address.
+func (s *stage) peerOf(a netip.Addr) policy.Peer {
+	switch w := s.bound(a); {
+	case w != nil:
+		return policy.Peer{Kind: policy.PeerDomu, Domu: w.node.Name()}
+	case s.lab.Dom0.Has(a):
+		return policy.Peer{Kind: policy.PeerHost}
+	}
+	return policy.Peer{Kind: policy.PeerUplink}
 }
 
 // counted are the words of what was counted between two times, without the fences, in alphabetical order; rules of host.uplink are "uplink:NAME".
@@ -224,8 +275,8 @@ func (s *stage) serveUDP(n *lab.Node, at netip.AddrPort) error {
 }
 
 // inject sends a packet that was made by hand.
-func (s *stage) inject(ctx context.Context, p *sent, t *policy.TestStep) error {
-	send, err := s.injector(p, t)
+func (s *stage) inject(ctx context.Context, p *sent, t *policy.TestStep, probe stack.Probe) error {
+	send, err := s.injector(p, t, probe)
 	if err != nil {
 		return err
 	}
@@ -257,18 +308,27 @@ func (s *stage) inject(ctx context.Context, p *sent, t *policy.TestStep) error {
 }
 
 // injector makes the packet, and is how to send it.
-func (s *stage) injector(p *sent, t *policy.TestStep) (func() error, error) {
-	f := stack.Probe{Src: p.src, Dst: p.dst, Proto: uint8(p.proto), SrcPort: p.srcPort, DstPort: p.dstPort}.Build()
-	etherType := binary.BigEndian.Uint16(f.Bytes()[12:])
-	switch t.From.Kind {
-	case policy.PeerHost:
-		return func() error { return sendIP(p.from.node, p.dst, f.Bytes()[policy.EthernetLen:]) }, nil
-	case policy.PeerUplink:
-		f.SetEthernet(s.lab.Dom0.MAC, s.lab.Gateway.MAC, etherType)
-		return s.wire(s.uplink, f.Bytes())
+func (s *stage) injector(p *sent, t *policy.TestStep, probe stack.Probe) (func() error, error) {
+	if t.From.Kind == policy.PeerHost {
+		f := probe.Build().Bytes()[policy.EthernetLen:]
+		return func() error { return sendIP(p.from.node, p.dst, f) }, nil
 	}
-	f.SetEthernet(s.routerMAC, p.from.node.MAC, etherType)
-	return s.wire(p.from, f.Bytes())
+	w := p.from
+	if t.From.Kind == policy.PeerUplink {
+		w = s.uplink
+		router.Attach(&probe, s.lab.Gateway.MAC, s.lab.Dom0.MAC, s.routerMAC)
+	} else {
+		router.Attach(&probe, w.node.MAC, s.routerMAC, router.StrangersMAC(w.node.MAC))
+	}
+	f := probe.Build().Bytes()
+	if t.Forge != policy.NoForgery {
+		const most = 20 // no more than the header of a transport
+		p.raw = f[max(policy.EthernetLen, len(f)-most):]
+		if t.Forge == policy.ForgeFragment {
+			p.raw = f[len(f)-8:]
+		}
+	}
+	return s.wire(w, f)
 }
 
 // wire is how to send a frame on a witness's link.

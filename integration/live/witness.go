@@ -66,15 +66,16 @@ type mark struct {
 	src, dst         netip.Addr
 	proto            int
 	srcPort, dstPort uint16 // as of a stack.Probe
-	raw              []byte // of what is no such packet: what stands in it behind all that a router or bridge changes
+	raw              []byte // of what is forged: its end, which no router or bridge changes
 }
 
 // in tells whether a frame that a witness has seen carries the packet.
 func (m *mark) in(w *witness, f []byte) bool {
-	if m.raw != nil {
-		return bytes.Contains(f, m.raw)
-	}
 	l4, proto, src, dst := dissect(f, w.ip)
+	if m.raw != nil {
+		// An error about it carries it as well.
+		return bytes.Contains(f, m.raw) && !(len(l4) > 0 && (proto == policy.ProtoICMP && (l4[0] == 3 || l4[0] == 11 || l4[0] == 12) || proto == policy.ProtoICMPv6 && l4[0] < 128))
+	}
 	return l4 != nil && src == m.src && dst == m.dst && proto == m.proto && m.inL4(l4)
 }
 
