@@ -139,7 +139,23 @@ type rawTest struct {
 	Port   *hcl.Attribute `hcl:"port,optional"`
 	Expect *hcl.Attribute `hcl:"expect,optional"`
 	Rule   *hcl.Attribute `hcl:"rule,optional"`
+	Forge  *hcl.Attribute `hcl:"forge,optional"`
+	Open   *hcl.Attribute `hcl:"open,optional"`
+	Then   []rawThen      `hcl:"then,block"`
 	NameAt hcl.Range      `hcl:"name,label_range"`
+	At     hcl.Range      `hcl:",def_range"`
+}
+
+type rawThen struct {
+	From   *hcl.Attribute `hcl:"from,optional"`
+	Src    *hcl.Attribute `hcl:"src,optional"`
+	To     *hcl.Attribute `hcl:"to,optional"`
+	Dst    *hcl.Attribute `hcl:"dst,optional"`
+	Proto  *hcl.Attribute `hcl:"proto,optional"`
+	Port   *hcl.Attribute `hcl:"port,optional"`
+	Expect *hcl.Attribute `hcl:"expect,optional"`
+	Rule   *hcl.Attribute `hcl:"rule,optional"`
+	Forge  *hcl.Attribute `hcl:"forge,optional"`
 	At     hcl.Range      `hcl:",def_range"`
 }
 

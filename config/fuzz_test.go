@@ -136,8 +136,11 @@ func checkInvariants(t *testing.T, c *Config) {
 		}
 	}
 	for _, tc := range c.Tests {
-		if tc.From.Kind == 0 || (tc.To.Kind == 0) != tc.Dst.IsValid() || tc.Expect == 0 || tc.Proto < 0 || tc.Proto > 255 || tc.From.Kind == policy.PeerUplink && !tc.Src.IsValid() {
-			t.Errorf("test %+v", tc)
+		for _, s := range tc.Steps() {
+			if s.From.Kind == 0 || (s.To.Kind == 0) != s.Dst.IsValid() || s.Expect == 0 || (s.Proto < 0) != s.Forge.Message() || s.Proto > 255 ||
+				s.From.Kind == policy.PeerUplink && s.Src.IsValid() == (s.Forge == policy.ForgeSource) {
+				t.Errorf("test %+v", tc)
+			}
 		}
 	}
 }

@@ -220,7 +220,8 @@ host {
   }
 }
 
-# A question to the policy with the answer that it must have; `udrouter check` asks it.
+# A question to the policy with the answer that it must have; `udrouter check` and `udrouter test` ask it, and `udrouter test --live`
+# sends the packet for real.
 test "anyone reaches the web server" {
   # "uplink", "host" or "domu:NAME". Required.
   from = "uplink"
@@ -236,6 +237,13 @@ test "anyone reaches the web server" {
   expect = "accept"
   # The rule that has to decide. Default: any, or none.
   #rule = "web"
+  # Whether the packets are answers: from the port, in a connection to it that the receiver has opened before. Default: false.
+  #open = true
+  # A further packet, any number of them. What is left out is as above, but for expect, rule and forge.
+  #then {
+    #src = "203.0.113.7"
+    #expect = "accept"
+  #}
 }
 
 test "guests send no mail" {
@@ -245,6 +253,10 @@ test "guests send no mail" {
   proto  = "tcp"
   port   = 25
   expect = "reject"
+  # What is wrong with the packet. "mac", "source": another's. "answer": nobody has asked. "flags": SYN and FIN. "fragment": too short for its
+  # header. "route": through the destination, by source route or routing header. "vlan": tagged. Messages of their own, without proto and port, are
+  # "arp" and "nd", which claim the destination's address, "ra", "redirect" and "dhcp", of a server. Default: nothing is wrong.
+  #forge = "source"
 }
 
 # Where `udrouter status` and its like reach the router.

@@ -25,7 +25,7 @@ var sameValues = cmp.Options{
 	cmpopts.IgnoreFields(policy.Policy{}, "Source"),
 	cmpopts.IgnoreFields(policy.Chain{}, "Source"),
 	cmpopts.IgnoreFields(policy.Rule{}, "Source"),
-	cmpopts.IgnoreFields(policy.TestCase{}, "Source"),
+	cmpopts.IgnoreFields(policy.TestStep{}, "Source"),
 	sameIPs,
 }
 
@@ -121,6 +121,7 @@ var shared = map[string]string{
 	"host.ingress.rule.":   "policy.egress.rule.",
 	"host.uplink.rule.":    "policy.egress.rule.",
 	"policy.ingress.rule.": "policy.egress.rule.",
+	"test.then.":           "test.",
 }
 
 func grammarPaths(g *grammar, in string) []string {

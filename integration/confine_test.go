@@ -153,30 +153,47 @@ func TestWithoutRoot(t *testing.T) {
 // withoutRoot is the environment of a process of this test that becomes the program which it names, as nobody.
 const withoutRoot = "UDROUTER_WITHOUT_ROOT"
 
-// becomeNobody gives the device TUN the mode that distributions give it, in the process's own view of mounts, and executes a program as nobody with
-// the router's two capabilities, as systemd does.
+// becomeNobody executes a program as nobody with the router's two capabilities, as systemd does, and with a device TUN that is open to users.
 func becomeNobody(program string) error {
+	const caps = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
+	return becomeUser(program, 0o666, func() error {
+		data := [2]unix.CapUserData{{Effective: caps, Permitted: caps, Inheritable: caps}}
+		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+			return err
+		}
+		for _, c := range []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
+			if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// becomeUser gives the device TUN a mode, in the process's own view of mounts, becomes nobody, calls caps, which may be nil, to keep capabilities, and
+// executes a program.
+func becomeUser(program string, tunMode uint32, caps func() error) error {
 	const uid = 65534
 	runtime.LockOSThread()
 	tun := filepath.Join(filepath.Dir(program), "tun")
-	if err := errors.Join(unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))), unix.Chmod(tun, 0o666), unix.Mount(tun, "/dev/net/tun", "", unix.MS_BIND, "")); err != nil {
+	if err := errors.Join(unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))), unix.Chmod(tun, tunMode), unix.Mount(tun, "/dev/net/tun", "", unix.MS_BIND, "")); err != nil {
 		return fmt.Errorf("opening up the device: %w", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-		return err
+	if caps != nil {
+		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+			return err
+		}
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); e != 0 {
+		return e
 	}
 	for _, nr := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} { // of this thread alone, which is the one to stay
 		if _, _, e := syscall.RawSyscall(nr, uid, uid, uid); e != 0 {
 			return e
 		}
 	}
-	const caps = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
-	data := [2]unix.CapUserData{{Effective: caps, Permitted: caps, Inheritable: caps}}
-	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
-		return err
-	}
-	for _, c := range []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0); err != nil {
+	if caps != nil {
+		if err := caps(); err != nil {
 			return err
 		}
 	}

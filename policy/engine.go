@@ -53,6 +53,9 @@ type Verdict struct {
 	reply bool
 }
 
+// IsReply tells whether the packet goes toward who has opened its flow.
+func (v *Verdict) IsReply() bool { return v.reply }
+
 // GuestPolicy is what an Engine needs of a guest.
 type GuestPolicy struct {
 	Guest  *Guest

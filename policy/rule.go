@@ -218,14 +218,79 @@ type Question struct {
 	To    Peer       // PeerDomu or PeerHost; zero Kind: Dst decides
 	Dst   netip.Addr
 	Proto int
-	Port  uint16 // 0: none
+	Port  uint16  // 0: none
+	Forge Forgery // what is wrong with the packet
 }
 
-// TestCase is a question with its expected answer.
+// TestCase is a test block: questions with their expected answers.
 type TestCase struct {
 	Name string
+	TestStep
+	Open bool       // the receiver has opened a connection to the sender's Port before, and the packets are answers in it
+	Then []TestStep // further packets
+}
+
+// Steps are all packets of a test.
+func (t *TestCase) Steps() []TestStep { return append([]TestStep{t.TestStep}, t.Then...) }
+
+// TestStep is a question with its expected answer.
+type TestStep struct {
 	Question
 	Expect Action
 	Rule   string // "": any
 	Source string // file:line
+}
+
+// Forgery is what a test's sender does that it may not.
+type Forgery uint8
+
+// NoForgery is the zero value: an honest packet.
+const (
+	NoForgery     Forgery = iota
+	ForgeMAC              // the frame's source MAC is another's
+	ForgeSource           // the source address is another's
+	ForgeAnswer           // an answer that nobody has asked for
+	ForgeFlags            // TCP flags that contradict each other
+	ForgeFragment         // a first fragment too short for its TCP header
+	ForgeRoute            // an IPv4 source route, or an IPv6 routing header of type 0
+	ForgeVLAN             // an 802.1Q tag
+	ForgeARP              // an ARP reply that claims the destination's address
+	ForgeND               // a neighbour advertisement that does
+	ForgeRA               // a router advertisement, to everyone on the link
+	ForgeRedirect         // an ICMP or ICMPv6 redirect
+	ForgeDHCP             // a DHCP server's offer
+	forgeries
+)
+
+// forgeryWords are the file's words, in the order of the constants.
+var forgeryWords = [forgeries]string{"", "mac", "source", "answer", "flags", "fragment", "route", "vlan", "arp", "nd", "ra", "redirect", "dhcp"}
+
+// Forgeries are all that there are.
+func Forgeries() (list []Forgery) {
+	for f := NoForgery + 1; f < forgeries; f++ {
+		list = append(list, f)
+	}
+	return list
+}
+
+// String is the file's word; "" for an honest packet.
+func (f Forgery) String() string {
+	if f < forgeries {
+		return forgeryWords[f]
+	}
+	return "invalid"
+}
+
+// Message tells whether a forgery is a message by itself, so that there is no protocol and no port to be told.
+func (f Forgery) Message() bool { return f >= ForgeARP && f < forgeries }
+
+// Has tells whether there is such a forgery in a version of IP.
+func (f Forgery) Has(v6 bool) bool {
+	switch f {
+	case ForgeARP:
+		return !v6
+	case ForgeND, ForgeRA:
+		return v6
+	}
+	return true
 }

@@ -33,10 +33,13 @@ type Answer struct {
 	Verdict string     `json:"verdict"`          // "accept", "drop" or "reject"
 	Reason  string     `json:"reason,omitempty"` // policy.Reason; "" when accepted
 	Text    string     `json:"text"`             // what decided, in a sentence
-	By      string     `json:"by"`               // what decided: "guard", "binding", "way", "rule", "default", "router" or "dom0"
+	By      string     `json:"by"`               // what decided: "guard", "binding", "way", "rule", "default", "state", "router" or "dom0"
 	Decision
 	Shadow *Refusal   `json:"shadow,omitempty"` // what would have refused it, if its policy were in force
 	Steps  []Decision `json:"steps"`            // the rules or defaults that were asked, in order
+	Forge  string     `json:"forge,omitempty"`  // what is wrong with the packet, of tests
+	Opened *Answer    `json:"opened,omitempty"` // what became of what has opened the connection that it answers in, of tests
+	Live   *Seen      `json:"live,omitempty"`   // what became of the real packet, of `udrouter test --live`
 }
 
 // Decision is a rule, a chain's default, or a binding.
@@ -46,6 +49,15 @@ type Decision struct {
 	Rule   string `json:"rule,omitempty"`   // "" for the default
 	Source string `json:"source,omitempty"` // file:line
 	Action string `json:"action,omitempty"` // what it says
+}
+
+// Seen is what became of a packet that was sent for real.
+type Seen struct {
+	Verdict string   `json:"verdict"` // "accept": it came to its destination; "reject": its sender was told otherwise; "drop": neither
+	At      []string `json:"at"`      // who has seen it: "uplink", "host", "domu:NAME"
+	Told    string   `json:"told,omitempty"`
+	Counted []string `json:"counted"`         // the reasons under which the router has counted drops meanwhile, and "uplink:NAME" for rules of host.uplink
+	Wrong   string   `json:"wrong,omitempty"` // what is not as it should be besides
 }
 
 // Refusal is what a policy in shadow mode would have done.
@@ -65,16 +77,22 @@ var (
 
 // NewExplainer compiles a file. For each template there is a guest of its name.
 func NewExplainer(cfg *config.Config) (*Explainer, error) {
+	held := slices.Clone(standInHost)
+	if a := cfg.Uplink.Address4; a.IsValid() {
+		held[0] = a
+	}
+	return NewExplainerOf(cfg, held)
+}
+
+// NewExplainerOf is NewExplainer for a host of which it is known what addresses dom0 holds, the one first that it sends from.
+func NewExplainerOf(cfg *config.Config, held []netip.Addr) (*Explainer, error) {
 	cfg = cfg.StandIns()
 	pl, err := newPlan(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
-	k := stack.Kernel{Uplink: stack.Interface{Index: 1, MAC: standInMAC, MTU: 1500, Up: true}, Held: slices.Clone(standInHost),
+	k := stack.Kernel{Uplink: stack.Interface{Index: 1, MAC: standInMAC, MTU: 1500, Up: true}, Held: held,
 		Routes: []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}}}
-	if a := cfg.Uplink.Address4; a.IsValid() {
-		k.Held[0] = a
-	}
 	e := &Explainer{cfg: cfg, world: newWorld(pl, policy.NewLinkLocals(), RouterMAC(cfg, standInMAC), GuestMTU(cfg, k), 0, k)}
 	if cfg.Host != nil && cfg.Host.Uplink != nil {
 		// Guests are not on the uplink: what names one matches nothing, as in the kernel.
@@ -94,7 +112,10 @@ func (e *Explainer) guest(name string) *policy.Guest {
 
 // Explain answers a question: once for each family that source and destination have in common. Flows that an earlier question has opened are
 // forgotten. It errs when there is no such guest or no such packet.
-func (e *Explainer) Explain(q policy.Question) ([]Answer, error) {
+func (e *Explainer) Explain(q policy.Question) ([]Answer, error) { return e.explain(q, nil) }
+
+// explain is Explain for a packet that, where opened is not nil, answers in the connection of the packet that opened asks about.
+func (e *Explainer) explain(q policy.Question, opened *policy.Question) ([]Answer, error) {
 	for _, p := range []policy.Peer{q.From, q.To} {
 		if p.Kind == policy.PeerDomu && e.guest(p.Domu) == nil {
 			return nil, fmt.Errorf("the file has no domu %q", p.Domu)
@@ -102,20 +123,55 @@ func (e *Explainer) Explain(q policy.Question) ([]Answer, error) {
 	}
 	var list []Answer
 	for _, v6 := range []bool{false, true} {
-		if v6 && q.Proto == policy.ProtoICMP || !v6 && q.Proto == policy.ProtoICMPv6 {
+		if v6 && q.Proto == policy.ProtoICMP || !v6 && q.Proto == policy.ProtoICMPv6 || !q.Forge.Has(v6) {
 			continue
 		}
-		dst := e.destination(q, v6)
-		src := e.source(q, dst, v6)
+		src, dst := e.ends(q, v6)
 		if !src.IsValid() || !dst.IsValid() {
 			continue
 		}
-		list = append(list, e.answer(q, src, dst))
+		e.forget()
+		var by *Answer
+		if opened != nil {
+			server, client := e.ends(*opened, v6)
+			if !server.IsValid() || !client.IsValid() {
+				continue
+			}
+			o := e.answer(policy.Question{From: e.peerOf(client), Proto: opened.Proto, Port: opened.Port}, client, server, false)
+			by = &o
+		}
+		a := e.answer(q, src, dst, opened != nil)
+		a.Opened = by
+		list = append(list, a)
 	}
 	if list == nil {
 		return nil, fmt.Errorf("there is no such packet: %s", unmade(q))
 	}
 	return list, nil
+}
+
+// forget has the next packet be the first: there are no flows, and nobody has used a link-local address or any of a limit.
+func (e *Explainer) forget() {
+	e.world.engine.Forget()
+	e.world.LinkLocals = policy.NewLinkLocals()
+	e.now += time.Hour // limits are those of a guest at rest
+}
+
+// ends are a question's source and destination in a family; the zero address where it has none.
+func (e *Explainer) ends(q policy.Question, v6 bool) (src, dst netip.Addr) {
+	dst = e.destination(q, v6)
+	return e.source(q, dst, v6), dst
+}
+
+// peerOf is who has an address; who is not here is beyond the uplink.
+func (e *Explainer) peerOf(a netip.Addr) policy.Peer {
+	if g := e.world.ByAddr(a); g != nil && !e.world.Taken[a] {
+		return policy.Peer{Kind: policy.PeerDomu, Domu: g.Name}
+	}
+	if e.world.Held[a] {
+		return policy.Peer{Kind: policy.PeerHost}
+	}
+	return policy.Peer{Kind: policy.PeerUplink}
 }
 
 // unmade tells why there is no packet for a question.
@@ -142,12 +198,39 @@ func (e *Explainer) destination(q policy.Question, v6 bool) netip.Addr {
 // source is where a question's packet comes from: the sender's own address, unless it is told.
 func (e *Explainer) source(q policy.Question, dst netip.Addr, v6 bool) netip.Addr {
 	switch {
+	case q.Forge == policy.ForgeSource:
+		return e.anothers(q.From, dst, v6)
+	case q.Forge == policy.ForgeRA && q.From.Kind == policy.PeerDomu, q.Forge == policy.ForgeRedirect && v6 && q.From.Kind == policy.PeerDomu:
+		return linkLocal(e.guest(q.From.Domu))
+	case q.Forge == policy.ForgeRedirect && v6 && q.Src.Is6(): // what is not from a link-local address is no redirect (RFC 4861 8.1)
+		return strangerLL
 	case q.Src.IsValid():
 		return ofFamily(q.Src, v6)
 	case q.From.Kind == policy.PeerDomu && dst.IsLinkLocalUnicast() && v6:
 		return linkLocal(e.guest(q.From.Domu))
 	}
 	return e.address(q.From, v6)
+}
+
+// strangerLL is a link-local address of a station on the uplink.
+var strangerLL = netip.MustParseAddr("fe80::bad")
+
+// anothers is an address that a sender does not have: another guest's, or a gateway where there is none. On the uplink it is the receiver's own.
+func (e *Explainer) anothers(from policy.Peer, dst netip.Addr, v6 bool) netip.Addr {
+	if from.Kind == policy.PeerUplink && e.world.ByAddr(dst) != nil {
+		return dst
+	}
+	for _, g := range e.world.Guests {
+		if a := e.address(policy.Peer{Kind: policy.PeerDomu, Domu: g.Name}, v6); a.IsValid() && g.Name != from.Domu && a != dst {
+			return a
+		}
+	}
+	for _, n := range e.cfg.Networks {
+		if n.Gateway.Is6() == v6 && !n.Gateway.IsLinkLocalUnicast() {
+			return n.Gateway
+		}
+	}
+	return netip.Addr{}
 }
 
 // linkLocal is a guest's IPv6 link-local address; one without its own uses what it likes.
@@ -201,24 +284,33 @@ func ofFamily(a netip.Addr, v6 bool) netip.Addr {
 	return a
 }
 
-// answer makes a packet and asks everyone, in the order in which a Router does.
-func (e *Explainer) answer(q policy.Question, src, dst netip.Addr) Answer {
-	a := Answer{From: q.From.String(), Src: src, Dst: dst, Proto: policy.ProtoName(q.Proto), Port: q.Port, Verdict: policy.Accept.String(), Steps: []Decision{}}
-	e.world.LinkLocals = policy.NewLinkLocals() // nobody has used any
-	f := stack.BuildOpening(src, dst, uint8(q.Proto), q.Port)
-	from := e.attach(f, q.From)
+// answer makes a packet and asks everyone, in the order in which a Router does. reply: it answers in a connection.
+func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) Answer {
+	a := Answer{From: q.From.String(), Src: src, Dst: dst, Proto: policy.ProtoName(q.Proto), Port: q.Port, Verdict: policy.Accept.String(), Steps: []Decision{}, Forge: q.Forge.String()}
+	if q.Forge.Message() {
+		a.Proto = a.Forge
+	}
+	probe := ProbeOf(q, src, dst, ephemeralPort, reply)
+	from := e.attach(&probe, q)
+	f := probe.Build()
 	p := new(policy.Packet)
 	if r := p.Parse(f.Bytes(), policy.Offload{}); r != policy.None {
 		return a.refuse(r, "guard", Decision{})
 	}
-	if from.Zone == policy.ZoneUplink && e.world.Held[dst] {
-		return e.kernels(a, p)
+	neighbours := p.EtherType == policy.EtherARP || p.IsND()
+	if from.Zone == policy.ZoneUplink && e.world.Held[dst] && !neighbours {
+		return e.kernels(a, p, reply && q.Forge == policy.NoForgery)
 	}
 	if r := e.guards(p, from); r != policy.None {
 		if r == policy.IPBinding || r == policy.IP6Binding {
 			return a.refuse(r, "binding", Decision{Source: e.cfg.Domus[from.Guest.ID].Range.String()})
 		}
 		return a.refuse(r, "guard", Decision{})
+	}
+	if neighbours {
+		a = a.refuse(policy.LinkLocal, "guard", Decision{})
+		a.Text = "What neighbours say to each other stays on their link"
+		return a
 	}
 	to, guest, r := e.world.way(p, from)
 	a.To = targetName(to, guest)
@@ -247,18 +339,48 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr) Answer {
 	return e.decide(a, p, from, to.end(guest))
 }
 
-// attach writes the Ethernet addresses of a sender's frame, and tells where it comes from.
-func (e *Explainer) attach(f *stack.Frame, from policy.Peer) policy.End {
-	etherType := uint16(f.Bytes()[12])<<8 | uint16(f.Bytes()[13])
-	switch from.Kind {
+// ephemeralPort is the port that the opener of a connection has: the first of those (RFC 6335 6).
+const ephemeralPort = 49152
+
+// ProbeOf is the packet of a question between two addresses, but for its MACs. port is that of who has opened the connection.
+func ProbeOf(q policy.Question, src, dst netip.Addr, port uint16, reply bool) stack.Probe {
+	p := stack.Probe{Src: src, Dst: dst, Proto: uint8(q.Proto), SrcPort: port, DstPort: q.Port, Answer: reply || q.Forge == policy.ForgeAnswer, Forge: q.Forge}
+	if p.Answer && policy.RulePorts(q.Proto) {
+		p.SrcPort, p.DstPort = q.Port, port
+	}
+	return p
+}
+
+// Attach gives a frame the MACs of its sender and of the router; anothers is what the sender forges as its own.
+func Attach(p *stack.Probe, own, router, anothers policy.MAC) {
+	p.SrcMAC, p.DstMAC = own, router
+	switch p.Forge {
+	case policy.ForgeMAC:
+		p.SrcMAC = anothers
+	case policy.ForgeARP:
+		p.DstMAC = policy.BroadcastMAC
+	case policy.ForgeND, policy.ForgeRA:
+		p.DstMAC = policy.MAC{0x33, 0x33, 0, 0, 0, 1}
+	}
+}
+
+// StrangersMAC is one like a guest's that nobody has.
+func StrangersMAC(own policy.MAC) policy.MAC {
+	own[0] ^= 2 // IEEE 802: the other of globally unique and locally administered
+	return own
+}
+
+// attach gives the frame its MACs, and tells where it comes from.
+func (e *Explainer) attach(p *stack.Probe, q policy.Question) policy.End {
+	switch q.From.Kind {
 	case policy.PeerHost: // a TUN has none
 		return policy.End{Zone: policy.ZoneHost}
 	case policy.PeerUplink:
-		f.SetEthernet(e.world.UplinkMAC, standInPeer, etherType)
+		Attach(p, standInPeer, e.world.UplinkMAC, e.world.RouterMAC)
 		return policy.End{Zone: policy.ZoneUplink}
 	}
-	g := e.guest(from.Domu)
-	f.SetEthernet(e.world.RouterMAC, g.MAC, etherType)
+	g := e.guest(q.From.Domu)
+	Attach(p, g.MAC, e.world.RouterMAC, StrangersMAC(g.MAC))
 	return policy.End{Zone: policy.ZoneGuest, Guest: g}
 }
 
@@ -278,13 +400,17 @@ func (e *Explainer) decide(a Answer, p *policy.Packet, from, to policy.End) Answ
 	for _, r := range e.world.engine.Rules(p, from, to) {
 		a.Steps = append(a.Steps, e.decision(r.Rule, r.Action))
 	}
-	e.world.engine.Forget()
-	e.now += time.Hour // limits are those of a guest at rest
+	e.now += time.Second
 	v := e.world.engine.Decide(p, from, to, e.now)
 	if v.Would != policy.None {
 		a.Shadow = &Refusal{v.Would.String(), e.decision(v.WouldRule, policy.Drop)}
 	}
 	d := e.decision(v.Rule, v.Action)
+	if v.Action == policy.Accept && v.IsReply() {
+		a.Steps = []Decision{}
+		a.By, a.Decision, a.Text = "state", d, "It answers in a connection that the rules have admitted"
+		return a
+	}
 	by := "rule"
 	if d.Rule == "" {
 		by = "default"
@@ -292,7 +418,7 @@ func (e *Explainer) decide(a Answer, p *policy.Packet, from, to policy.End) Answ
 	if v.Action != policy.Accept {
 		a.Verdict = v.Action.String()
 		if v.Rule == 0 {
-			by = "way"
+			by = "state"
 		}
 		return a.refuse(v.Reason, by, d)
 	}
@@ -305,8 +431,12 @@ func (e *Explainer) decide(a Answer, p *policy.Packet, from, to policy.End) Answ
 }
 
 // kernels is the answer for what comes by the uplink for dom0 itself: the router has no part in it, but for the rules that it gave the kernel.
-func (e *Explainer) kernels(a Answer, p *policy.Packet) Answer {
+func (e *Explainer) kernels(a Answer, p *policy.Packet, reply bool) Answer {
 	a.To, a.By = "host", "dom0"
+	if reply {
+		a.By, a.Text = "state", "Dom0's kernel gets it, as it does every answer to its own connections"
+		return a
+	}
 	if e.uplink == nil {
 		a.Text = "Dom0's kernel gets it; without host.uplink only dom0's own firewall decides"
 		return a
@@ -368,7 +498,14 @@ func (a Answer) String() string {
 	if a.To != "" {
 		to = fmt.Sprintf(" (%s)", a.To)
 	}
-	fmt.Fprintf(&s, "%s%s from %s (%s) to %s%s\n", a.Proto, port, a.Src, a.From, a.Dst, to)
+	forged := ""
+	if a.Forge != "" {
+		forged = fmt.Sprintf(", forged: %s", a.Forge)
+	}
+	if a.Opened != nil {
+		port, forged = "", fmt.Sprintf(", an answer from port %d%s", a.Opened.Port, forged)
+	}
+	fmt.Fprintf(&s, "%s%s from %s (%s) to %s%s%s\n", a.Proto, port, a.Src, a.From, a.Dst, to, forged)
 	for _, d := range a.Steps {
 		fmt.Fprintf(&s, "  %s\n", d)
 	}

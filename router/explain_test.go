@@ -270,3 +270,48 @@ test "both refuse" {
 		t.Errorf("to who enforces: got %s, want %s", got, want)
 	}
 }
+
+// A rule is covered when a test meets it, on whichever side; what stands behind a refusal is not, and in shadow mode nothing is refused.
+func TestCoverage(t *testing.T) {
+	test := func(from, to, proto string, port int) string {
+		return fmt.Sprintf("test %q {\n from = %q\n to = %q\n proto = %q\n port = %d\n expect = \"drop\"\n}\n", fmt.Sprint(from, to, proto, port), from, to, proto, port)
+	}
+	none := string(config.Reference)
+	none = none[:strings.Index(none, "\ntest ")] + "\n"
+	for _, c := range []struct {
+		name, tests string
+		shadow      bool
+		want        string
+	}{
+		{"none", "", false, "[]"},
+		{"both ends", test("domu:one", "domu:two", "tcp", 22), false, "[untrusted egress  untrusted ingress ssh]"},
+		{"egress refuses", test("domu:one", "domu:two", "tcp", 25), false, "[untrusted egress no-smtp]"},
+		{"egress would refuse", test("domu:one", "domu:two", "tcp", 25), true, "[untrusted egress no-smtp untrusted ingress ]"},
+		{"dom0", test("domu:one", "host", "udp", 53) + test("domu:one", "host", "udp", 54), false, "[untrusted egress  host ingress dns host ingress ]"},
+		{"a guard", strings.Replace(test("domu:one", "domu:two", "udp", 53), " to =", " src = \"192.0.2.77\"\n to =", 1), false, "[]"},
+	} {
+		src := none + c.tests
+		if c.shadow {
+			src = strings.Replace(src, `mode = "enforce"`, `mode = "shadow"`, 1)
+		}
+		cfg := parseConfig(t, src)
+		results, err := RunTests(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		missed := map[Decision]bool{}
+		got := CoverageOf(cfg, results)
+		for _, d := range got.Missed {
+			missed[d] = true
+		}
+		var hit []string
+		for _, d := range CoverageOf(cfg, nil).Missed {
+			if !missed[d] {
+				hit = append(hit, d.Policy+" "+d.Chain+" "+d.Rule)
+			}
+		}
+		if fmt.Sprint(hit) != c.want || got.Hit != len(hit) || got.Total != got.Hit+len(got.Missed) || got.Total != 12 {
+			t.Errorf("%s: %q of %d are met, %d, want %s", c.name, hit, got.Total, got.Hit, c.want)
+		}
+	}
+}

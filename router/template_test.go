@@ -69,7 +69,7 @@ func TestTemplateStandsIn(t *testing.T) {
 	}
 	for _, r := range results {
 		if r.Failed != "" {
-			t.Errorf("%s: %s %v", r.Name, r.Failed, r.Answers)
+			t.Errorf("%s: %s %v", r.Name, r.Failed, r.Steps[0].Answers)
 		}
 	}
 }

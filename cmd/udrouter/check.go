@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -53,8 +52,8 @@ func runTests(cfg *config.Config, w io.Writer) error {
 		}
 		failed++
 		fmt.Fprintf(w, "test %q, %s: %s\n", r.Name, r.Source, r.Failed)
-		for _, a := range r.Answers {
-			fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(a.String(), "\n", "\n  "))
+		for _, step := range r.Steps {
+			fmt.Fprint(w, indented(step.Answers))
 		}
 	}
 	if failed > 0 {

@@ -265,15 +265,19 @@ func (n *NS) Dial(ctx context.Context, network, address string) (net.Conn, error
 
 // DialFrom is Dial with a source address; the zero Addr leaves the choice to the kernel.
 func (n *NS) DialFrom(ctx context.Context, network string, source netip.Addr, address string) (net.Conn, error) {
+	return n.dialFrom(ctx, network, netip.AddrPortFrom(source, 0), address)
+}
+
+func (n *NS) dialFrom(ctx context.Context, network string, source netip.AddrPort, address string) (net.Conn, error) {
 	if _, err := netip.ParseAddrPort(address); err != nil {
 		return nil, fmt.Errorf("dialing from %s: %w", n.name, err)
 	}
 	var d net.Dialer
-	if source.IsValid() {
+	if source.Addr().IsValid() {
 		if strings.HasPrefix(network, "udp") {
-			d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+			d.LocalAddr = net.UDPAddrFromAddrPort(source)
 		} else {
-			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+			d.LocalAddr = net.TCPAddrFromAddrPort(source)
 		}
 	}
 	var c net.Conn
@@ -285,6 +289,21 @@ func (n *NS) DialFrom(ctx context.Context, network string, source netip.Addr, ad
 		return nil, fmt.Errorf("dialing from %s: %w", n.name, err)
 	}
 	return c, nil
+}
+
+// ForgetConnections has the kernel forget what it has seen of connections (conntrack).
+func (n *NS) ForgetConnections() error {
+	return n.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return fmt.Errorf("forgetting the connections of %s: %w", n.name, err)
+		}
+		defer h.Close()
+		if err := h.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+			return fmt.Errorf("forgetting the connections of %s: %w", n.name, err)
+		}
+		return nil
+	})
 }
 
 // Listen listens in the namespace; the caller closes the listener.

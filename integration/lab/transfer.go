@@ -276,7 +276,12 @@ type Conn struct {
 
 // Open connects to a Server. The context is for the connecting alone; the caller closes.
 func (n *NS) Open(ctx context.Context, to netip.AddrPort) (*Conn, error) {
-	c, err := n.DialFrom(ctx, "tcp", netip.Addr{}, to.String())
+	return n.OpenFrom(ctx, netip.AddrPort{}, to)
+}
+
+// OpenFrom is Open with a source, of which the kernel chooses what is left out.
+func (n *NS) OpenFrom(ctx context.Context, source, to netip.AddrPort) (*Conn, error) {
+	c, err := n.dialFrom(ctx, "tcp", source, to.String())
 	if err != nil {
 		return nil, err
 	}
