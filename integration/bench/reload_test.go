@@ -130,7 +130,10 @@ func TestNumberedLoss(t *testing.T) {
 		{"the link is down", func() error {
 			vif := c.lab.Guests[0].Domu.Vif
 			err := c.lab.Dom0.SetDown(vif)
-			time.Sleep(closed)
+			// Also where this machine has other things to do: until some were sent meanwhile.
+			for sent := up.sent.Load(); err == nil && up.sent.Load() < sent+10; {
+				err = wait(t.Context(), closed)
+			}
 			return errors.Join(err, c.lab.Dom0.SetUp(vif))
 		}, true},
 	} {
