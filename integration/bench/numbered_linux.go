@@ -28,11 +28,10 @@ const (
 // so some flows have enough packets for the kernel to forward them where it does.
 type numbered struct {
 	*stream
-	hot  int           // so many are the first flows
-	next uint32        // number
-	sent atomic.Uint32 // the same, for others to look at while it sends
-	fd   int           // receives
-	off  int           // of the number in the frame
+	hot  int    // so many are the first flows
+	next uint32 // number
+	fd   int    // receives
+	off  int    // of the number in the frame
 }
 
 // numberedUp are the two ways of a contestant's flows, of which that upwards has numbers. The caller closes both.
@@ -82,7 +81,6 @@ func (s *numbered) send(b *burst, n int) (int, error) {
 	}
 	k, err := b.send(s.senders[0], n)
 	s.next += uint32(k)
-	s.sent.Store(s.next)
 	return k, err
 }
 
