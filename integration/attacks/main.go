@@ -122,7 +122,8 @@ func table(list []tool, outcomes [2][]outcome) string {
 
 What came of well-known tools in one run of ` + "`go run ./integration/attacks -update`" + `; its comment says how they are run. Frames are counted that came to the neighbour by the
 attacker's doing, but for what its rules admit ("open"), and those with a forged source or a foreign MAC that came to the provider; "lost" is a neighbour who does not reach the internet
-afterwards, or whose connections have broken. Answers are what the tool itself says it got.
+afterwards, or whose connections have broken. Answers are what the tool itself takes for some: for nmap
+silence to UDP, FIN or XMAS is "open|filtered".
 
 | tool | from | about | answers | through the kernel | answers | through udrouter |
 |---|---|---|---|---|---|---|

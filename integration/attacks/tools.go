@@ -71,8 +71,8 @@ var tools = []tool{
 	{"atk6-exploit6 eth0 2001:db8:ffff::7", "guest", "8, 65", 10, nil, false},
 	{"atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 2001:db8:ffff::7", "guest", "8, 65", 5, nil, false},
 	{"atk6-fuzz_ip6 -x -I -2 eth0 ff02::1", "guest", "40", 5, nil, false},
-	{"atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", "guest", "58, 71", 60, passed, false},
-	{"atk6-implementation6 -p eth0 2001:db8:ffff::7", "guest", "58, 64, 65", 120, passed, false},
+	{"atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", "guest", "58, 71", 30, passed, false},
+	{"atk6-implementation6 -p eth0 2001:db8:ffff::7", "guest", "58, 64, 65", 40, passed, false},
 	{"nmap -n -Pn -sS -p 1-1024 --max-retries 1 192.0.2.1", "guest", "76", 30, ports, false},
 	{"nmap -n -Pn -sU -p 53,67,123,161,500 --max-retries 1 192.0.2.1", "guest", "76", 30, ports, false},
 	{"nmap -6 -n -Pn -sS -p 22,53,80,179,443 --max-retries 1 -e eth0 fe80::1", "guest", "76", 30, ports, false},
@@ -138,12 +138,10 @@ func (o outcome) bad(t tool) bool {
 
 // scene is a network with a router, an attacker and its witnesses.
 type scene struct {
-	name      string
-	lab       *lab.Lab
-	router    policy.MAC // toward guests
-	neighbour *lab.Sniffer
-	provider  *lab.Sniffer
-	conns     []*lab.Conn
+	name   string
+	lab    *lab.Lab
+	router policy.MAC // toward guests
+	conns  []*lab.Conn
 }
 
 // newScene makes one; without a program dom0's kernel is the router.
@@ -194,12 +192,7 @@ func newScene(ctx context.Context, exe string) (_ *scene, err error) {
 		}
 		s.conns = append(s.conns, c)
 	}
-	two := l.Guest("two")
-	if s.neighbour, err = two.Sniff(two.Link, lab.SniffOptions{Keep: func(f []byte) bool { return s.leaked(f, two) }}); err != nil {
-		return nil, err
-	}
-	s.provider, err = l.Gateway.Sniff(l.Gateway.Link, lab.SniffOptions{Keep: s.forged})
-	return s, err
+	return s, nil
 }
 
 func (s *scene) close() error {
@@ -267,8 +260,17 @@ func (s *scene) try(ctx context.Context, t tool) (o outcome) {
 	if t.from == "internet" {
 		from = s.lab.Internet
 	}
-	arrived := func(f lab.Frame) bool { return !f.Outgoing }
-	neighbour, provider := s.neighbour.Count(arrived), s.provider.Count(arrived)
+	two, gw := s.lab.Guest("two"), s.lab.Gateway
+	neighbour, err := two.Sniff(two.Link, lab.SniffOptions{Keep: func(f []byte) bool { return s.leaked(f, two) }})
+	if err != nil {
+		return outcome{lost: err}
+	}
+	defer neighbour.Close()
+	provider, err := gw.Sniff(gw.Link, lab.SniffOptions{Keep: s.forged})
+	if err != nil {
+		return outcome{lost: err}
+	}
+	defer provider.Close()
 	timed, cancel := context.WithTimeout(ctx, time.Duration(t.seconds)*time.Second)
 	cmd := from.Command(timed, words[0], words[1:]...)
 	cmd.WaitDelay = time.Second
@@ -279,7 +281,8 @@ func (s *scene) try(ctx context.Context, t tool) (o outcome) {
 		o.answers = len(t.answer.FindAll(bytes.ReplaceAll(said, []byte("\r"), []byte("\n")), -1))
 	}
 	o.lost = s.witnesses(ctx)
-	o.neighbour, o.provider = s.neighbour.Count(arrived)-neighbour, s.provider.Count(arrived)-provider
+	arrived := func(f lab.Frame) bool { return !f.Outgoing }
+	o.neighbour, o.provider = neighbour.Count(arrived)+neighbour.Lost(), provider.Count(arrived)+provider.Lost()
 	return o
 }
 
