@@ -258,7 +258,7 @@ func TestReloadMovedFile(t *testing.T) {
 			_, errs := command(t, 1, "reload", "--socket", p.Socket)
 			contains(t, errs, "Landlock", "the file is in "+dir+c.now+" now", "Restart the router")
 			must(t, p.Signal(syscall.SIGHUP))
-			must(t, p.AwaitLog(testContext(t), regexp.MustCompile("Landlock refuses it")))
+			must(t, p.AwaitLog(testContext(t), regexp.MustCompile("refused by Landlock")))
 			if s := status(t, p); s.Reloads != 0 {
 				t.Errorf("%d reloads", s.Reloads)
 			}

@@ -158,7 +158,7 @@ func Moved(o Options) func() error {
 				break
 			}
 		}
-		return fmt.Errorf("Landlock refuses it: the file is in %s now, and the running router may only read in the directories in which its configuration was at its start. Restart the router", dir)
+		return fmt.Errorf("refused by Landlock: the file is in %s now, and the running router may only read in the directories in which its configuration was at its start. Restart the router", dir)
 	}
 }
 
