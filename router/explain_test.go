@@ -99,7 +99,7 @@ func questions() (list []policy.Question) {
 
 // happens sends the packet of an answer and tells what is not as the answer says.
 func (s *sim) happens(a Answer, q policy.Question) string {
-	f := stack.BuildOpening(a.Src, a.Dst, uint8(q.Proto), q.Port)
+	f := stack.Probe{Src: a.Src, Dst: a.Dst, Proto: uint8(q.Proto), SrcPort: ephemeralPort, DstPort: q.Port}.Build()
 	side, dst, src := stack.Guests, s.RouterMAC, cases.MAC1
 	switch q.From {
 	case fromTwo:

@@ -8,6 +8,7 @@
 //	wait_linux.go          what a worker waits with
 //	offload.go fragment.go what a GSO frame or a partial checksum becomes where it cannot stay whole
 //	icmp.go                ICMP and ICMPv6 errors
+//	probe.go               packets that rules are asked about, and live tests send
 //	kernel_linux.go        what dom0's kernel knows: addresses, routes, the uplink's state
 //	netstack.go            gVisor's netstack: the router's own addresses, echo, and next hops on the uplink
 //

@@ -322,27 +322,32 @@ func (n *NS) ServeUDP(port int) error {
 		if err != nil {
 			return err
 		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			buf := make([]byte, 1<<16)
-			for {
-				k, from, err := c.ReadFrom(buf)
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				if err == nil { // else an ICMP error about an earlier answer
-					_, _ = c.WriteTo(buf[:k], from)
-				}
-			}
-		}()
-		n.OnClose(func() error {
-			err := c.Close()
-			<-done
-			return err
-		})
+		n.Echo(c)
 	}
 	return nil
+}
+
+// Echo sends back what a socket receives until the namespace is closed, which closes the socket.
+func (n *NS) Echo(c net.PacketConn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 1<<16)
+		for {
+			k, from, err := c.ReadFrom(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil { // else an ICMP error about an earlier answer
+				_, _ = c.WriteTo(buf[:k], from)
+			}
+		}
+	}()
+	n.OnClose(func() error {
+		err := c.Close()
+		<-done
+		return err
+	})
 }
 
 // EchoUDP sends a datagram of size bytes (at least 8) and awaits it back; every so often it sends

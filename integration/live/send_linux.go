@@ -258,19 +258,7 @@ func (s *stage) serveUDP(n *lab.Node, at netip.AddrPort) error {
 		return err
 	}
 	s.servers[at.String()] = true
-	n.OnClose(c.Close)
-	go func() {
-		buf := make([]byte, 1<<16)
-		for {
-			k, from, err := c.ReadFrom(buf)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err == nil { // else an ICMP error about an earlier answer
-				_, _ = c.WriteTo(buf[:k], from)
-			}
-		}
-	}()
+	n.Echo(c)
 	return nil
 }
 
