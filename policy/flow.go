@@ -250,6 +250,7 @@ func (t *FlowTable) accept(p *Packet, i uint32, dir int, now time.Duration, admi
 	}
 	f.tcp, f.State = conn, state
 	f.count(dir, p)
+	t.changed.note(i)
 	if !quiet {
 		t.touch(i, now)
 	}

@@ -3,6 +3,9 @@ package policy
 import (
 	"cmp"
 	"encoding/binary"
+	"hash/maphash"
+	"math"
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -137,4 +140,138 @@ func (t *FlowTable) takeBack(q int, now time.Duration) (list []*Flow, places map
 	}
 	slices.SortFunc(list, func(a, b *Flow) int { return cmp.Compare(a.used, b.used) })
 	return list, places
+}
+
+// Rounds lists the flows of a table that stays in use, for another one to adopt: in the first round all, and in each that follows those that have changed
+// since they were listed. Of a flow that is forgotten meanwhile nothing more is said: the other forgets it by its age. A tier gets the flows that it had
+// offered anew when they are next used. Its methods are not safe for concurrent use; a table has one at a time.
+type Rounds struct{ t *FlowTable }
+
+// changes are the places of flows that have changed since they were listed, a bit each; nil: nobody lists.
+type changes []uint64
+
+// Rounds begins with a table, until Close.
+func (t *FlowTable) Rounds() Rounds {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed = make(changes, t.used/64+1)
+	for i := range t.changed {
+		t.changed[i] = math.MaxUint64
+	}
+	return Rounds{t}
+}
+
+// Close ends it.
+func (r Rounds) Close() {
+	r.t.mu.Lock()
+	defer r.t.mu.Unlock()
+	r.t.changed = nil
+}
+
+// note notes that the flow i has changed.
+func (c *changes) note(i uint32) {
+	if *c == nil {
+		return
+	}
+	if more := int(i/64) + 1 - len(*c); more > 0 {
+		*c = append(*c, make(changes, more)...)
+	}
+	(*c)[i/64] |= 1 << (i % 64)
+}
+
+// Some appends to list a copy of what is due, in no order, from a position on, the first of which is 0. It returns the next position, 0 when it is through,
+// and holds the table's lock for at most n flows and then some.
+func (r Rounds) Some(list []Flow, from, n int, now time.Duration) (all []Flow, next int) {
+	t := r.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now = t.clock(now)
+	for ; from < len(t.changed); from++ {
+		if n <= 0 {
+			return list, from
+		}
+		for w := t.changed[from]; w != 0; w &= w - 1 {
+			i := uint32(64*from + bits.TrailingZeros64(w))
+			if i == 0 || int(i) > t.used || t.at(i).serial == 0 {
+				continue
+			}
+			t.withdraw(i)
+			if n--; !t.at(i).expired(now) {
+				list = append(list, *t.at(i))
+			}
+		}
+		t.changed[from] = 0
+	}
+	return list, 0
+}
+
+// Adopt takes a flow over that another table has listed or ReadFlow has read, with its counters, what is known of its windows and since when it is idle:
+// after a restart no handshake comes again. Its way is found anew, since the generations of another owner are not this one's. It takes the place of what is
+// known of it. It is refused when it has expired, and finds room as Create does. Flows that do not come in the order of their use are put into it by Order,
+// before the table is used otherwise.
+func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
+	if !f.valid() {
+		return false
+	}
+	f.hash, f.next, f.offloaded = uint32(maphash.Comparable(t.seed, f.Key)), [2]NextHop{}, 0
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now = t.clock(now)
+	f.queue = f.queueOf()
+	if f.used = min(f.used, now); f.expired(now) {
+		return false
+	}
+	i := t.find(&f.Key, f.hash)
+	if i == 0 {
+		ref, ok := t.insert(&f, now)
+		if !ok {
+			return false
+		}
+		i = ref.index
+	} else {
+		t.withdraw(i)
+		e := t.at(i)
+		f.chain, f.serial, f.epoch, f.queued, f.older, f.newer, f.queue = e.chain, e.serial, t.epoch, e.queued, e.older, e.newer, e.queue
+		t.changed.note(i)
+		if *e = f; f.used >= f.queued && f.used-f.queued < queueGrain && f.queueOf() == f.queue {
+			return true
+		}
+		t.requeue(i, now)
+	}
+	e := t.at(i)
+	if e.used = f.used; e.older != 0 {
+		if last := t.at(e.older).queued; last-e.used < queueGrain {
+			e.used = max(e.used, last)
+		} else {
+			t.disorder = true
+		}
+	}
+	e.queued = e.used
+	return true
+}
+
+// Order puts flows that were adopted into the order of their use, which takes half a second for a million. It holds the lock meanwhile.
+func (t *FlowTable) Order() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.disorder {
+		return
+	}
+	t.disorder = false
+	type place struct {
+		used time.Duration
+		i    uint32
+	}
+	var list []place
+	for q := range t.queues {
+		list = list[:0]
+		for i := t.queues[q].oldest; i != 0; i = t.at(i).newer {
+			list = append(list, place{t.at(i).used, i})
+		}
+		slices.SortFunc(list, func(a, b place) int { return cmp.Compare(a.used, b.used) })
+		t.queues[q] = queue{}
+		for _, p := range list {
+			t.enqueue(p.i, p.used)
+		}
+	}
 }

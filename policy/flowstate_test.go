@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -51,6 +52,122 @@ func TestFlowState(t *testing.T) {
 	}
 	if next.Sweep(other+35*time.Second, 100); table.Len() != next.Len() || table.Len() == 5 {
 		t.Errorf("%d flows are left, and %d in the table after", table.Len(), next.Len())
+	}
+}
+
+// A table that adopts another's flows by rounds, while that one is in use, is at the end as that one is.
+func TestRounds(t *testing.T) {
+	const most = 10000
+	random := rand.New(rand.NewPCG(1, 2))
+	table, next := NewFlowTable(most, NewFlowBudget(most)), NewFlowTable(most, NewFlowBudget(most))
+	now, opened := time.Hour, 0
+	use := func(n int) {
+		for i := range n {
+			now += 20 * time.Millisecond
+			e := numbered(10, random.IntN(800))
+			table.Lookup(e.packet(t, true, ProtoUDP, udp(8)), SideUplink, now)
+			if random.IntN(3) > 0 {
+				if _, r := table.Create(e.packet(t, false, ProtoUDP, udp(8)), SideGuest, SideUplink, 1, 1, now); r != None {
+					t.Fatal(r)
+				}
+			}
+			if i%20 == 0 {
+				opened++
+				openTCP(t, table, numbered(11, opened), now)
+			}
+		}
+		table.Sweep(now, most)
+	}
+	use(1500)
+	for i := range 2000 { // whose places are free when they have expired: others move there
+		if _, r := table.Create(numbered(12, i).packet(t, false, ProtoUDP, udp(8)), SideGuest, SideUplink, 1, 1, now); r != None {
+			t.Fatal(r)
+		}
+	}
+	rounds, sizes := table.Rounds(), []int(nil)
+	for round := range 6 {
+		var list []Flow
+		n := 0
+		use(200)
+		for from := 0; ; {
+			if round < 5 && n < 1000 { // the last is of a table that nobody uses meanwhile
+				use(20)
+			}
+			list, from = rounds.Some(list[:0], from, 50, now)
+			for _, f := range list {
+				f, ok := ReadFlow(f.AppendState(nil, now+time.Hour), now+time.Hour)
+				if f.Verdict = 1; !ok || !next.Adopt(f, now) && !f.expired(now) {
+					t.Fatalf("%+v is refused", f)
+				}
+				n++
+			}
+			if from == 0 {
+				break
+			}
+		}
+		next.Order()
+		verify(t, next)
+		sizes = append(sizes, n)
+	}
+	for _, f := range snapshot(table, now) {
+		g := entry(next, f.Key, now)
+		if g == nil || g.tcp != f.tcp || g.State != f.State || g.Packets != f.Packets || g.Bytes != f.Bytes || g.From != f.From || g.Opened != f.Opened ||
+			g.Verdict != 1 || g.used < f.used || g.used-f.used >= queueGrain {
+			t.Fatalf("%+v\nwas %+v", g, f)
+		}
+	}
+	next.Sweep(now+queueGrain, most) // what the other has forgotten meanwhile
+	verify(t, next)
+	for _, g := range snapshot(next, now+queueGrain) {
+		if entry(table, g.Key, now) == nil {
+			t.Errorf("%+v stays", g)
+		}
+	}
+	if sizes[0] < 400 || sizes[5] == 0 || sizes[5] > 300 || opened < 80 {
+		t.Errorf("rounds of %d flows, %d connections", sizes, opened)
+	}
+	if list, from := rounds.Some(nil, 0, 2*most, now); len(list) != 0 || from != 0 {
+		t.Errorf("%d flows have changed and nobody used them", len(list))
+	}
+	e := numbered(13, 1)
+	for i, edit := range []func([]byte){fragmentField(1, 0, true), fragmentField(1, 16, false)} {
+		part := e.edited(t, false, ProtoUDP, udp(8), edit)
+		if _, ok := table.Lookup(part, SideGuest, now); !ok && i == 0 {
+			table.Create(part, SideGuest, SideUplink, 1, 1, now)
+		}
+		if list, _ := rounds.Some(nil, 0, 10, now); len(list) != 1 || list[0].Packets[0] != uint64(i+1) {
+			t.Errorf("fragment %d: %+v", i, list)
+		}
+	}
+	if rounds.Close(); table.changed != nil {
+		t.Error("the table still notes changes")
+	}
+}
+
+// Flows that are adopted in any order end in that of their use.
+func TestOrder(t *testing.T) {
+	table := NewFlowTable(100, NewFlowBudget(100))
+	old := NewFlowTable(100, NewFlowBudget(100))
+	for i := range 100 {
+		if _, r := old.Create(numbered(10, i).packet(t, false, ProtoUDP, udp(8)), SideGuest, SideUplink, 1, 1, time.Duration(i)*100*time.Millisecond); r != None {
+			t.Fatal(r)
+		}
+	}
+	flows := snapshot(old, 10*time.Second)
+	rand.New(rand.NewPCG(3, 4)).Shuffle(len(flows), func(i, j int) { flows[i], flows[j] = flows[j], flows[i] })
+	for _, f := range flows {
+		if !table.Adopt(f, 10*time.Second) {
+			t.Fatal("refused")
+		}
+	}
+	table.Order()
+	verify(t, table)
+	for at := range 12 {
+		now := time.Duration(at)*time.Second + UDPUnrepliedIdle
+		table.Sweep(now, 100)
+		if n, want := table.Len(), max(0, 99-10*at); n < want-1 || n > want+10 {
+			t.Errorf("%d flows of %d at %v", n, want, now)
+		}
 	}
 }
 

@@ -48,6 +48,8 @@ type FlowTable struct {
 	queues    [queueCount]queue
 	datagrams *[MaxDatagrams]datagram
 	offload   Tier // nil: none
+	disorder  bool // see Adopt
+	changed   changes
 
 	epoch  uint8            // see Ask
 	admits func(*Flow) bool // asked about flows of another epoch
@@ -175,6 +177,7 @@ func (t *FlowTable) insert(f *Flow, now time.Duration) (ref FlowRef, ok bool) {
 	t.count++
 	p.used, p.epoch = now, t.epoch
 	t.enqueue(i, now)
+	t.changed.note(i)
 	return FlowRef{i, p.serial}, true
 }
 
@@ -314,6 +317,7 @@ func (t *FlowTable) move(i, to uint32) {
 		t.at(f.newer).older = to
 	}
 	t.at(i).serial = 0
+	t.changed.note(to)
 	if t.datagrams == nil {
 		return
 	}
@@ -476,37 +480,4 @@ func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int
 		from--
 	}
 	return flows, from
-}
-
-// Adopt takes a flow over that another table has listed or ReadFlow has read, with its counters, what is known of its windows and since when it is idle:
-// after a restart no handshake comes again. Its way is found anew, since the generations of another owner are not this one's. It refuses what it knows
-// already and what has expired, and finds room as Create does.
-func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
-	if !f.valid() {
-		return false
-	}
-	f.hash, f.next, f.offloaded = uint32(maphash.Comparable(t.seed, f.Key)), [2]NextHop{}, 0
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now = t.clock(now)
-	f.queue = f.queueOf()
-	if f.used = min(f.used, now); f.expired(now) {
-		return false
-	}
-	if i := t.find(&f.Key, f.hash); i != 0 {
-		if !t.at(i).expired(now) {
-			return false
-		}
-		t.remove(i)
-	}
-	ref, ok := t.insert(&f, now)
-	if !ok {
-		return false
-	}
-	e := t.at(ref.index)
-	if e.used = f.used; e.older != 0 { // in its queue's order
-		e.used = max(e.used, t.at(e.older).queued)
-	}
-	e.queued = e.used
-	return true
 }

@@ -161,6 +161,7 @@ func (t *FlowTable) laterFragment(p *Packet, from, to Side, now time.Duration, a
 		}
 	}
 	f.count(dir, p)
+	t.changed.note(d.flow.index)
 	t.touch(d.flow.index, now)
 	return f.hit(d.flow, dir, None), true
 }

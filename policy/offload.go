@@ -139,6 +139,7 @@ func (t *FlowTable) withdraw(i uint32) {
 	o := t.offload.Withdraw(f.offloaded, &w)
 	f.follow(o, &w, t.now)
 	f.offloaded = 0
+	t.changed.note(i)
 	for dir := range f.Packets {
 		f.Packets[dir] += o.Packets[f.way(dir)]
 		f.Bytes[dir] += o.Bytes[f.way(dir)]

@@ -23,8 +23,9 @@ import (
 //	hello: version, names of links -> holds dom0 as it is
 //	                               <- the descriptors of links, lock and control socket
 //	sets everything up
+//	preload, some times            <- a snapshot of the flows, and then of those that have changed
 //	freeze                         -> ends what is under way, and stops
-//	                               <- the snapshot
+//	                               <- the snapshot, without the flows that have not changed
 //	taken                          -> leaves everything to the next one
 //	                               <- released, and ends
 //	forwards
@@ -32,9 +33,10 @@ import (
 // What the kernel receives meanwhile waits in the links' queues. The one that runs goes on as if nothing had been when the next one errs, ends, or takes
 // longer than it may, before it has said taken; when the one that runs ends, the next one has what was sent to it. One that is told to end says so first, and
 // puts back what it has found only when the next one has let go of everything.
-const takeOverVersion = 1
+const takeOverVersion = 2
 
-// How long a side waits for the other's next message: while packets pass, and while they do not; a million flows have taken 6 s. And for the workers to pause.
+// How long a side waits for the other's next message: while packets pass, and while they do not; without preload, a million flows have taken 6 s. And for the
+// workers to pause.
 const (
 	setUpWait  = 30 * time.Second
 	frozenWait = 20 * time.Second
@@ -80,6 +82,7 @@ const (
 )
 
 const (
+	stepPreload  = "preload"
 	stepFreeze   = "freeze"
 	stepTaken    = "taken"
 	stepReleased = "released"
@@ -234,7 +237,9 @@ func (r *Router) handOver(p *peer) (err error) {
 	if err := p.sendAll(files, fds); err != nil {
 		return err
 	}
-	if err := p.await(stepFreeze, setUpWait); err != nil {
+	rounds := flowRounds{}
+	defer rounds.close()
+	if err := r.preload(p, rounds); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), pauseWait)
@@ -243,12 +248,7 @@ func (r *Router) handOver(p *peer) (err error) {
 		resume = func() {}
 		return err
 	}
-	snapshot, err := r.snapshotFile()
-	if err != nil {
-		return err
-	}
-	fds = append(fds, snapshot)
-	if err := p.send(takeOverMessage{Files: []descriptorFor{forSnapshot}}, []int{snapshot}); err != nil {
+	if err := r.sendSnapshot(p, func(w io.Writer) error { return r.save(w, rounds) }); err != nil {
 		return err
 	}
 	if err := p.await(stepTaken, frozenWait); err != nil {
@@ -368,18 +368,11 @@ func (h *Heritage) Freeze() (*os.File, error) {
 	if err := h.p.send(takeOverMessage{Step: stepFreeze}, nil); err != nil && !ended(err) {
 		return nil, err
 	}
-	m, fds, err := h.p.receive(2 * frozenWait)
-	switch {
-	case err == nil && len(fds) == 1 && len(m.Files) == 1 && m.Files[0] == forSnapshot:
-		return os.NewFile(uintptr(fds[0]), "snapshot"), nil
-	case err == nil:
-		err = errors.New("the router that runs sent no snapshot")
-	}
-	stack.CloseAll(fds)
+	f, err := h.p.receiveSnapshot(2 * frozenWait)
 	if ended(err) {
 		return nil, nil
 	}
-	return nil, err
+	return f, err
 }
 
 // Taken tells the router that runs that everything is there, for it to end. After an error it goes on.

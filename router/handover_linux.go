@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -124,14 +125,20 @@ func (p *peer) receive(wait time.Duration) (m takeOverMessage, fds []int, err er
 
 // await waits for a step, beside which there are no descriptors.
 func (p *peer) await(step string, wait time.Duration) error {
+	got, err := p.step(wait)
+	if err == nil && got != step {
+		err = fmt.Errorf("%q came instead of %q", got, step)
+	}
+	return err
+}
+
+// step waits for any step.
+func (p *peer) step(wait time.Duration) (string, error) {
 	m, fds, err := p.receive(wait)
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-	if err == nil && m.Step != step {
-		err = fmt.Errorf("%q came instead of %q", m.Step, step)
-	}
-	return err
+	return m.Step, err
 }
 
 func rights(oob []byte) (fds []int, err error) {
@@ -155,14 +162,14 @@ func copyOf(raw syscall.RawConn) (fd int, err error) {
 	return fd, errors.Join(e, err)
 }
 
-// snapshotFile is a file without a name that has a snapshot, which the caller closes.
-func (r *Router) snapshotFile() (int, error) {
+// snapshotFile is a file without a name that has what write writes, which the caller closes.
+func (r *Router) snapshotFile(write func(io.Writer) error) (int, error) {
 	f, err := os.CreateTemp(r.StateDir, "snapshot-")
 	if err != nil {
 		return -1, fmt.Errorf("making the snapshot: %w", err)
 	}
 	defer f.Close()
-	if err := errors.Join(os.Remove(f.Name()), r.save(f)); err != nil {
+	if err := errors.Join(os.Remove(f.Name()), write(f)); err != nil {
 		return -1, fmt.Errorf("writing the snapshot: %w", err)
 	}
 	raw, err := f.SyscallConn()
@@ -170,6 +177,40 @@ func (r *Router) snapshotFile() (int, error) {
 		return -1, err
 	}
 	return copyOf(raw)
+}
+
+// sendSnapshot sends what write writes.
+func (r *Router) sendSnapshot(p *peer, write func(io.Writer) error) error {
+	fd, err := r.snapshotFile(write)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return p.send(takeOverMessage{Files: []descriptorFor{forSnapshot}}, []int{fd})
+}
+
+// receiveSnapshot waits for a snapshot.
+func (p *peer) receiveSnapshot(wait time.Duration) (*os.File, error) {
+	m, fds, err := p.receive(wait)
+	if err == nil && len(fds) == 1 && len(m.Files) == 1 && m.Files[0] == forSnapshot {
+		return os.NewFile(uintptr(fds[0]), "snapshot"), nil
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	return nil, cmp.Or(err, errors.New("the router that runs sent no snapshot"))
+}
+
+// beside runs f on a thread of its own that has a lower priority: packets go first.
+func beside(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: a thread does not get its priority back, and ends with the goroutine
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 10)
+		f()
+	}()
+	<-done
 }
 
 // bootTime is CLOCK_BOOTTIME in nanoseconds.

@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -81,8 +83,13 @@ func lendingUntil(ctx context.Context, t *testing.T) (s *sim, g *ground, links [
 // forwards waits until a packet of a guest's has gone through.
 func forwards(t *testing.T, s *sim) {
 	t.Helper()
+	forwardsFrom(t, s, cases.MAC1, cases.One4)
+}
+
+func forwardsFrom(t *testing.T, s *sim, mac policy.MAC, guest netip.Addr) {
+	t.Helper()
 	s.links[stack.UplinkSide].Take()
-	s.links[stack.Guests].Inject(cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8), policy.Offload{})
+	s.links[stack.Guests].Inject(cases.UDP(s.RouterMAC, mac, guest, cases.X4, 8), policy.Offload{})
 	for t.Context().Err() == nil {
 		for _, f := range s.links[stack.UplinkSide].Take() {
 			if f.Frame[12] == 8 && f.Frame[13] == 0 {
@@ -93,6 +100,21 @@ func forwards(t *testing.T, s *sim) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// readFlows is what a snapshot says, and of how many flows.
+func readFlows(t *testing.T, f *os.File) (snapshotMeta, int) {
+	t.Helper()
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, flows, err := readSnapshot(f, fi.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, int(flows.Size()) / policy.FlowStateLen
 }
 
 // asked is a connection on which the router has agreed to be taken over from.
@@ -168,7 +190,11 @@ func TestTakeOverFails(t *testing.T) {
 	raw := func(text string) func(*peer) error {
 		return func(p *peer) error { _, err := io.WriteString(p.c, text); return err }
 	}
-	freeze, oops := say(takeOverMessage{Step: stepFreeze}), say(takeOverMessage{Error: "it does not work"})
+	preload, freeze, oops := say(takeOverMessage{Step: stepPreload}), say(takeOverMessage{Step: stepFreeze}), say(takeOverMessage{Error: "it does not work"})
+	noEnd := []func(*peer) error{say(hello), hear}
+	for range maxRounds + 1 {
+		noEnd = append(noEnd, preload, hear)
+	}
 	held := int32(0)
 	for _, c := range []struct {
 		name  string
@@ -185,6 +211,11 @@ func TestTakeOverFails(t *testing.T) {
 		{"errs while it sets up", true, []func(*peer) error{say(hello), hear, oops}},
 		{"garbage instead of freeze", true, []func(*peer) error{say(hello), hear, raw("{}\n")}},
 		{"taken before freeze", true, []func(*peer) error{say(hello), hear, say(takeOverMessage{Step: stepTaken})}},
+		{"ends while it loads flows", true, []func(*peer) error{say(hello), hear, preload}},
+		{"errs when it has loaded flows", true, []func(*peer) error{say(hello), hear, preload, hear, oops}},
+		{"taken instead of freeze", true, []func(*peer) error{say(hello), hear, preload, hear, say(takeOverMessage{Step: stepTaken})}},
+		{"loads flows without end", true, noEnd},
+		{"errs when it has loaded flows and is frozen", true, []func(*peer) error{say(hello), hear, preload, hear, preload, hear, freeze, hear, oops}},
 		{"ends after freeze", true, []func(*peer) error{say(hello), hear, freeze}},
 		{"ends with the snapshot", true, []func(*peer) error{say(hello), hear, freeze, hear}},
 		{"errs with the snapshot", true, []func(*peer) error{say(hello), hear, freeze, hear, oops}},
@@ -225,16 +256,22 @@ func TestTakeOverFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	var loaded []int
+	if err := h.Preload(func(f *os.File) int {
+		_, n := readFlows(t, f)
+		if loaded = append(loaded, n); len(loaded) == 2 {
+			forwardsFrom(t, s, cases.MAC2, cases.Two4)
+		}
+		return []int{2 * fewFlows, fewFlows}[len(loaded)-1]
+	}); err != nil {
+		t.Error(err)
+	}
 	f, err := h.Freeze()
 	if err != nil || f == nil {
 		t.Fatal(err)
 	}
-	fi, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m, flows, err := readSnapshot(f, fi.Size()); err != nil || len(m.Guests) != 2 || flows.Size() != int64(policy.FlowStateLen) {
-		t.Errorf("%+v, %v", m, err)
+	if m, n := readFlows(t, f); len(m.Guests) != 2 || n != 1 || !slices.Equal(loaded, []int{1, 0}) {
+		t.Errorf("%+v, flows %v and %d", m, loaded, n)
 	}
 	if err := h.Taken(); err != nil {
 		t.Error(err)

@@ -83,6 +83,7 @@ type Router struct {
 	keepUntil  atomic.Int64 // see Store
 	barrier    barrier
 	stopped    int64        // CLOCK_BOOTTIME when the router before this one stopped, ns; 0: there was none
+	loads      int          // how often Preload was called
 	gap        atomic.Int64 // and how long nobody forwarded, ns
 	reloading  sync.Mutex
 	reloads    atomic.Uint64

@@ -33,7 +33,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 type snapshotMeta struct {
 	FlowLen    int               `json:"flow_len"`
-	Taken      int64             `json:"taken"` // CLOCK_BOOTTIME, in ns as all times here
+	Taken      int64             `json:"taken"`           // CLOCK_BOOTTIME, in ns as all times here
+	Ahead      int64             `json:"ahead,omitempty"` // the flows' ages are those of so much later
 	Uptime     int64             `json:"uptime"`
 	PickUp     int64             `json:"pick_up"` // what is left of it
 	Reloads    uint64            `json:"reloads"`
@@ -88,8 +89,8 @@ func guestCounters(c *policy.GuestCounters) [4]*atomic.Uint64 {
 	return [...]*atomic.Uint64{&c.RxPackets, &c.RxBytes, &c.TxPackets, &c.TxBytes}
 }
 
-// save writes a snapshot. Nobody forwards meanwhile.
-func (r *Router) save(out io.Writer) error {
+// save writes a snapshot, of flows only what has changed since rounds listed them; none: all. Nobody forwards meanwhile.
+func (r *Router) save(out io.Writer, rounds flowRounds) error {
 	wd, now := r.current.Load(), r.now()
 	m := snapshotMeta{FlowLen: policy.FlowStateLen, Taken: bootTime(), Uptime: int64(time.Since(r.started)), PickUp: int64(max(wd.engine.PicksUp()-now, 0)),
 		Reloads: r.reloads.Load(), Hits: r.hits.Load(), Drops: words(&r.drops), Would: words(&r.would)}
@@ -127,6 +128,19 @@ func (r *Router) save(out io.Writer) error {
 			m.Neighbours = append(m.Neighbours, snapshotHop{n.addr, mac.String()})
 		}
 	}
+	return m.write(out, now, func(f func(*policy.Flow)) {
+		if len(rounds) > 0 {
+			r.list(rounds, f, nil)
+			return
+		}
+		for _, g := range wd.Guests {
+			wd.engine.Flows(g).Save(now, f)
+		}
+	})
+}
+
+// write writes a snapshot with the flows that each passes to its argument, as they are at the time now.
+func (m *snapshotMeta) write(out io.Writer, now time.Duration, each func(func(*policy.Flow))) error {
 	meta, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -136,12 +150,10 @@ func (r *Router) save(out io.Writer) error {
 	head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion), uint32(len(meta)))
 	_, _ = w.Write(append(head, meta...)) // Flush tells of errors
 	var b []byte
-	for _, g := range wd.Guests {
-		wd.engine.Flows(g).Save(now, func(f *policy.Flow) {
-			b = f.AppendState(b[:0], now)
-			_, _ = w.Write(b)
-		})
-	}
+	each(func(f *policy.Flow) {
+		b = f.AppendState(b[:0], now)
+		_, _ = w.Write(b)
+	})
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -195,9 +207,8 @@ func (r *Router) Restore(f io.ReaderAt, size int64) error {
 	if err != nil {
 		return fmt.Errorf("reading what the router before this one knew: %w", err)
 	}
-	wd, now := r.current.Load(), r.now()
+	wd, now, ago := r.current.Load(), r.now(), m.ago()
 	r.stopped = m.Taken
-	ago := time.Duration(min(max(bootTime()-m.Taken, 0), math.MaxInt64/4))
 	r.started = r.started.Add(-time.Duration(m.Uptime) - ago)
 	r.reloads.Store(m.Reloads)
 	r.hits.Store(m.Hits)
@@ -220,13 +231,11 @@ func (r *Router) Restore(f io.ReaderAt, size int64) error {
 			}
 		}
 	}
-	sides := map[policy.Side]policy.Side{policy.SideUplink: policy.SideUplink, policy.SideHost: policy.SideHost}
 	for _, s := range m.Guests {
 		for i, g := range wd.Guests {
 			if g.Name != s.Name {
 				continue
 			}
-			sides[s.Side] = g.Side
 			for i, c := range guestCounters(g.Counters) {
 				c.Add(s.Counters[i])
 			}
@@ -237,14 +246,29 @@ func (r *Router) Restore(f io.ReaderAt, size int64) error {
 		}
 	}
 	r.neighbours.restore(m.Neighbours)
-	r.restoreFlows(wd, flows, sides, now-ago)
+	taken, refused := r.adopt(m, flows)
+	r.log.Info("flows of the router before this one were taken over", "flows", taken, "refused", refused)
 	return nil
 }
 
-// restoreFlows adopts flows that were written at the time then.
-func (r *Router) restoreFlows(wd *world, in io.Reader, sides map[policy.Side]policy.Side, then time.Duration) {
+// ago is how long ago a snapshot was taken.
+func (m *snapshotMeta) ago() time.Duration {
+	return time.Duration(min(max(bootTime()-m.Taken, 0), math.MaxInt64/4))
+}
+
+// adopt takes over the flows of a snapshot, and returns how many there are now, and how many it has refused.
+func (r *Router) adopt(m snapshotMeta, in io.Reader) (all, refused int) {
+	wd := r.current.Load()
+	then := r.now() - m.ago() + time.Duration(min(max(m.Ahead, 0), int64(roundAhead)))
+	sides := map[policy.Side]policy.Side{policy.SideUplink: policy.SideUplink, policy.SideHost: policy.SideHost}
+	for _, s := range m.Guests {
+		for _, g := range wd.Guests {
+			if g.Name == s.Name {
+				sides[s.Side] = g.Side
+			}
+		}
+	}
 	buffered, b := bufio.NewReaderSize(in, 1<<20), make([]byte, policy.FlowStateLen)
-	taken, refused := 0, 0
 	for {
 		if _, err := io.ReadFull(buffered, b); err != nil {
 			break
@@ -257,13 +281,16 @@ func (r *Router) restoreFlows(wd *world, in io.Reader, sides map[policy.Side]pol
 		if owner == nil {
 			owner = wd.engine.Guest(to)
 		}
-		if ok && knowsFrom && knowsTo && owner != nil && wd.admits(&f) && wd.engine.Flows(owner).Adopt(f, r.now()) {
-			taken++
-		} else {
+		if !ok || !knowsFrom || !knowsTo || owner == nil || !wd.admits(&f) || !wd.engine.Flows(owner).Adopt(f, r.now()) {
 			refused++
 		}
 	}
-	r.log.Info("flows of the router before this one were taken over", "flows", taken, "refused", refused)
+	for _, g := range wd.Guests {
+		t := wd.engine.Flows(g)
+		t.Order()
+		all += t.Len()
+	}
+	return all, refused
 }
 
 // addWords adds to counters what words says of them; words that this program does not know are left out.

@@ -3,6 +3,7 @@ package router
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"slices"
 	"strings"
@@ -17,24 +18,53 @@ import (
 // busy is a router with flows of every kind, and what it has written of itself.
 func busy(t testing.TB) (*sim, []byte) {
 	t.Helper()
+	return busyWhile(t, nil)
+}
+
+// busyWhile has another router load flows before some of the packets of each, and after them.
+func busyWhile(t testing.TB, next *sim) (*sim, []byte) {
+	t.Helper()
 	s := newSim(t, parseConfig(t, edit()), seedKernel())
 	s.learn()
-	for _, k := range talks() {
+	rounds := flowRounds{}
+	preload := func() {
+		if next == nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := s.saveRound(&b, rounds); err != nil {
+			t.Fatal(err)
+		}
+		n, err := next.Preload(bytes.NewReader(b.Bytes()), int64(b.Len()))
+		if left := b.Len() - n*policy.FlowStateLen; err != nil || n == 0 || left < 0 || left > 1000 {
+			t.Errorf("%d flows in %d bytes, %v", n, b.Len(), err)
+		}
+	}
+	for i, k := range talks() {
 		sides, frames := k.exchange(s)
-		for i := range sides {
-			s.send(sides[i], frames[i])
+		for j := range sides {
+			if s.send(sides[j], frames[j]); i%5 == 1 && j == i%len(sides) {
+				preload()
+			}
 		}
 	}
 	s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.Two4, cases.X4, 8)) // forged
 	var b bytes.Buffer
-	if err := s.save(&b); err != nil {
+	if err := s.save(&b, rounds); err != nil {
 		t.Fatal(err)
 	}
 	return s, b.Bytes()
 }
 
-// A router that goes on with a snapshot under another file has the flows that a reload of that file leaves, and the counters go on.
+// A router that goes on with a snapshot under another file has the flows that a reload of that file leaves, and the counters go on; also when it has loaded
+// most flows while the other was running.
 func TestRestore(t *testing.T) {
+	for _, beforehand := range []bool{false, true} {
+		t.Run(fmt.Sprint("beforehand ", beforehand), func(t *testing.T) { testRestore(t, beforehand) })
+	}
+}
+
+func testRestore(t *testing.T, beforehand bool) {
 	for name, src := range map[string]string{
 		"the same file":    edit(),
 		"ingress closed":   edit(ingressOpen, ""),
@@ -44,11 +74,15 @@ func TestRestore(t *testing.T) {
 		"another order":    edit(`domu "one" {`, "domu \"zero\" {\n vif = \"vif9.0\"\n mac = \"00:16:3e:00:00:09\"\n}\ndomu \"one\" {"),
 		"no egress":        edit(ingressOpen, "  egress {\n    default = \"drop\"\n  }\n"+ingressOpen),
 	} {
-		s, b := busy(t)
-		all := s.flows()
-		before := s.Status()
 		next := newSim(t, parseConfig(t, src), seedKernel())
 		next.clock.Advance(time.Hour) // its clock is another
+		loads := next
+		if !beforehand {
+			loads = nil
+		}
+		s, b := busyWhile(t, loads)
+		all := s.flows()
+		before := s.Status()
 		if err := next.Restore(bytes.NewReader(b), int64(len(b))); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -94,7 +128,7 @@ func TestRestoreKeepsLimits(t *testing.T) {
 	}
 	first := ask(s)
 	var b bytes.Buffer
-	if err := s.save(&b); err != nil {
+	if err := s.save(&b, nil); err != nil {
 		t.Fatal(err)
 	}
 	next := knowing(t, src)
@@ -144,6 +178,7 @@ func FuzzRestore(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = summed(b)
 		s := newSim(t, parseConfig(t, edit(ingressOpen, "")), seedKernel())
+		_, _ = s.Preload(bytes.NewReader(b), int64(len(b)))
 		_ = s.Restore(bytes.NewReader(b), int64(len(b)))
 		s.learn()
 		wd := s.current.Load()

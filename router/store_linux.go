@@ -114,7 +114,7 @@ func (r *Router) Store() error {
 }
 
 func (r *Router) store() error {
-	snapshot, err := r.snapshotFile()
+	snapshot, err := r.snapshotFile(func(w io.Writer) error { return r.save(w, nil) })
 	if err != nil {
 		return err
 	}

@@ -90,6 +90,21 @@ func (h *heir) inherit(r *router.Router, alone bool, log *slog.Logger) (lost boo
 	if h.Heritage == nil {
 		return alone, nil
 	}
+	err = h.Preload(func(f *os.File) (n int) {
+		defer f.Close()
+		fi, err := f.Stat()
+		if err == nil {
+			n, err = r.Preload(f, fi.Size())
+		}
+		if err != nil {
+			log.Error("the flows of the router before this one are lost", "error", err)
+			lost = true
+		}
+		return n
+	})
+	if err != nil {
+		return false, fmt.Errorf("taking over from the router that runs: %w", err)
+	}
 	snapshot, err := h.Freeze()
 	if err != nil {
 		return false, fmt.Errorf("taking over from the router that runs: %w", err)
@@ -98,7 +113,7 @@ func (h *heir) inherit(r *router.Router, alone bool, log *slog.Logger) (lost boo
 		log.Warn("what the router before this one knew did not come: its flows are lost")
 		lost = true
 	} else {
-		lost = restore(r, snapshot, log)
+		lost = restore(r, snapshot, log) || lost
 	}
 	if err := h.Taken(); err != nil {
 		return false, fmt.Errorf("taking over from the router that runs: %w", err)

@@ -67,6 +67,7 @@ func table(pid int, offload bool) []call {
 		only(unix.SYS_SOCKET, is(0, unix.AF_UNIX), argument{1, socketType, []uint32{unix.SOCK_DGRAM}}),
 		only(unix.SYS_CLONE, with(0, unix.CLONE_THREAD)),
 		only(unix.SYS_PRCTL, is(0, prSetVMA)),
+		only(unix.SYS_SETPRIORITY, is(0, unix.PRIO_PROCESS), is(1, 0)), // of the thread that asks
 		only(unix.SYS_IO_URING_REGISTER, is(1, enableRings)),
 		only(unix.SYS_IOCTL, is(1, unix.TUNSETIFF, unix.TUNSETOFFLOAD, unix.TUNSETPERSIST)),
 	} {

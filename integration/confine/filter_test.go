@@ -28,6 +28,8 @@ func TestFilter(t *testing.T) {
 		{"execve", auditArch, unix.SYS_EXECVE, nil, kill, kill},
 		{"a thread", auditArch, unix.SYS_CLONE, args(unix.CLONE_VM | unix.CLONE_THREAD), allow, allow},
 		{"a process", auditArch, unix.SYS_CLONE, args(unix.CLONE_VM | unix.CLONE_VFORK), refuse, unix.SECCOMP_RET_TRAP},
+		{"its own priority", auditArch, unix.SYS_SETPRIORITY, args(unix.PRIO_PROCESS, 0, 10), allow, allow},
+		{"another's priority", auditArch, unix.SYS_SETPRIORITY, args(unix.PRIO_PROCESS, 1, 10), refuse, unix.SECCOMP_RET_TRAP},
 		{"netlink", auditArch, unix.SYS_SOCKET, args(unix.AF_NETLINK, unix.SOCK_RAW), allow, allow},
 		{"a stream", auditArch, unix.SYS_SOCKET, args(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC), refuse, unix.SECCOMP_RET_TRAP},
 		{"a datagram", auditArch, unix.SYS_SOCKET, args(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), allow, allow},
