@@ -14,8 +14,10 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 
+	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/lab"
+	"udrouter/integration/wire"
 	"udrouter/policy"
 	"udrouter/router"
 )
@@ -278,6 +280,70 @@ func TestOffloadFollows(t *testing.T) {
 	}))
 	forwards("another MTU")
 	must(t, own.Check(testContext(t)))
+}
+
+// What is larger than the uplink's MTU when it leaves, alone or as the segments of a super-packet, is never forwarded by the kernel; what is as large as that is, whole.
+func TestOffloadMTU(t *testing.T) {
+	const mtu = 1400
+	w := wire.Silent(t, cases.Open(config.Reference))
+	must(t, w.Lab.Dom0.SetMTU(w.Lab.Dom0.Link, mtu))
+	w.StartRouter("--offload")
+	sockets := map[cases.Place]vnetSocket{cases.One: openVnet(t, w.Lab.Guests[0].Node), cases.Uplink: openVnet(t, w.Lab.Gateway)}
+	for _, v6 := range []bool{false, true} {
+		a, b := crossing(w, sockets, [2]cases.Place{cases.One, cases.Uplink}, v6, false, 30000)
+		header := policy.IPv4Len + 8
+		if v6 {
+			header = policy.IPv6Len + 8
+		}
+		datagram := func(from, to end, n int) {
+			f, o := superPacket(from, to, false, 0, 0, n)
+			from.send(f, o)
+		}
+		for range 10 { // which is when the flow is offered
+			datagram(a, b, 8)
+			b.next(a.addr, b.addr)
+			datagram(b, a, 8)
+			a.next(b.addr, a.addr)
+		}
+		for _, c := range []struct {
+			name    string
+			size, n int // bytes of payload of a segment, 0: it is none, and in all
+			passes  bool
+		}{
+			{"as large as the MTU", 0, mtu - header, true},
+			{"a byte larger", 0, mtu - header + 1, false},
+			{"segments as large as the MTU", mtu - header, 20_000, true},
+			{"segments that are a byte larger", mtu - header + 1, 20_000, false},
+		} {
+			t.Run(fmt.Sprintf("%s, IPv6 %v", c.name, v6), func(t *testing.T) {
+				a.t, b.t = t, t
+				before := status(t, w.Proc)
+				f, o := superPacket(a, b, false, 0, 0, c.n)
+				if c.size > 0 {
+					o.GSOType, o.GSOSize = policy.GSOUDPL4, uint16(c.size)
+				}
+				a.send(f, o)
+				datagram(a, b, 9)
+				got, arrived := b.next(a.addr, b.addr)
+				if c.passes {
+					if len(got) != len(f) || arrived.GSOSize != o.GSOSize {
+						t.Errorf("%d bytes arrived with %+v, sent %d with %+v", len(got), arrived, len(f), o)
+					}
+					got, _ = b.next(a.addr, b.addr)
+				}
+				if want := policy.EthernetLen + header + 9; len(got) != want {
+					t.Errorf("what arrived next has %d bytes, want %d", len(got), want)
+				}
+				want := uint64(1)
+				if c.passes {
+					want++
+				}
+				if hits := status(t, w.Proc).Flows.OffloadHits - before.Flows.OffloadHits; hits != want {
+					t.Errorf("the kernel has forwarded %d of the two, want %d", hits, want)
+				}
+			})
+		}
+	}
 }
 
 // Nothing of it is left when the router has ended, in order or not.

@@ -54,9 +54,9 @@ func Silent(t *testing.T, src string) *Wire {
 }
 
 // StartRouter runs the router under test, with one worker: what the rows expect has an order, and several workers keep only that of each flow.
-func (w *Wire) StartRouter() {
+func (w *Wire) StartRouter(args ...string) {
 	t, l := w.T, w.Lab
-	w.Proc = StartRouter(t, l, "--workers", "1")
+	w.Proc = StartRouter(t, l, append([]string{"--workers", "1"}, args...)...)
 	st := Status(t, w.Proc)
 	var err error
 	w.Seen[cases.Dom0], err = l.Dom0.Sniff(l.Config.Host.Interface, lab.SniffOptions{})
