@@ -469,8 +469,10 @@ func TestAdopt(t *testing.T) {
 	openTCP(t, old, e, time.Hour)
 	f := snapshot(old, time.Hour)[0]
 	f.Verdict, f.Generation, f.next = 9, 1, [2]NextHop{{1}, {2}}
-	if !table.Adopt(f, time.Minute) || !table.Adopt(f, time.Minute) || table.Len() != 1 {
-		t.Fatal("once, and in the place of itself")
+	for range 2 {
+		if !table.Adopt(f, time.Minute) || table.Len() != 1 {
+			t.Fatal("once, and then in the place of itself")
+		}
 	}
 	for _, s := range parseScript(t, `
 		> A 900000 ack 1 | tcp-window established
