@@ -14,6 +14,7 @@ import (
 	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/integration/wire"
+	"udrouter/router"
 )
 
 // command runs the program outside of every lab and returns what it wrote.
@@ -187,8 +188,31 @@ func TestQuestions(t *testing.T) {
 	if d.Drops["ip-binding"] != 1 || d.Domus["one"]["ip-binding"] != 1 || len(d.Domus) != 1 {
 		t.Errorf("drops --json says %s", out)
 	}
+	contains(t, out, `"src":"192.0.2.11"`)
+	out, _ = command(t, 0, "drops", "--domu", "one", "--reason", "ip-binding", "--socket", w.Proc.Socket)
+	contains(t, out, "one  udp 192.0.2.11:40000 > 198.51.100.7:5000")
+	_, errs := command(t, 1, "drops", "--domu", "nobody", "--socket", w.Proc.Socket)
+	contains(t, errs, `no domu "nobody"`)
+
+	out, _ = command(t, 0, "flows", "--socket", w.Proc.Socket)
+	contains(t, out, "STATE", "one", "domu:one", "domu:two", "192.0.2.10:40000", "192.0.2.11:5000", "unreplied", "(shadow)")
+	var l router.FlowList
+	out, _ = command(t, 0, "flows", "--json", "--domu", "two", "--proto", "udp", "--socket", w.Proc.Socket)
+	must(t, json.Unmarshal([]byte(out), &l))
+	if len(l.Flows) != 1 || !l.Flows[0].Shadow || l.Flows[0].Packets != 1 {
+		t.Errorf("flows --json says %s", out)
+	}
+	_, errs = command(t, 1, "flows", "--state", "open", "--socket", w.Proc.Socket)
+	contains(t, errs, `state "open"`, "established")
+	out, _ = command(t, 0, "neighbours", "--socket", w.Proc.Socket)
+	contains(t, out, "gateway", "reachable", "192.0.2.10", cases.MAC1.String(), "vif1.0")
+	out, _ = command(t, 0, "__complete", "flows", "--socket", w.Proc.Socket, "--domu", "")
+	contains(t, out, "one\ntwo\n")
+	out, _ = command(t, 0, "__complete", "drops", "--socket", w.Proc.Socket, "--reason", "")
+	contains(t, out, "ip-binding\n")
+
 	must(t, w.Proc.Stop())
-	for _, question := range []string{"status", "drops"} {
+	for _, question := range []string{"status", "drops", "flows", "neighbours"} {
 		_, errs := command(t, 1, question, "--socket", w.Proc.Socket)
 		contains(t, errs, "no router answers", "--socket")
 	}

@@ -373,6 +373,13 @@ func (v *Verdict) ofFlow() uint32 {
 	return uint32(v.Rule)
 }
 
+// Rule is the rule that has admitted the flow; 0: none, such as what was picked up. shadow says that it would have refused the flow if its policy were not
+// in shadow mode.
+func (f *Flow) Rule() (id RuleID, shadow bool) {
+	const would = wouldEgress | wouldIngress
+	return RuleID(f.Verdict &^ would), f.Verdict&would != 0
+}
+
 // ask asks the rules of both ends.
 func (e *Engine) ask(v *Verdict, q Query, from, to End) bool {
 	if from.Guest != nil {

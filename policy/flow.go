@@ -101,6 +101,9 @@ func (s FlowState) String() string {
 	return "invalid"
 }
 
+// FlowStates are the words of all states.
+func FlowStates() []string { return append([]string{}, flowStateWords[1:]...) }
+
 // NextHop is the forwarder's own memory of where one direction of a flow goes. The table only keeps it.
 type NextHop [8]byte
 
@@ -149,6 +152,9 @@ func (k *FlowKey) end(b bool) netip.AddrPort {
 
 // Expires is when the flow is forgotten if nothing refreshes it.
 func (f *Flow) Expires() time.Duration { return f.used + f.queue.idle() }
+
+// Idle is for how long nothing has refreshed the flow.
+func (f *Flow) Idle(now time.Duration) time.Duration { return max(now-f.used, 0) }
 
 // FlowRef names a flow that was found, until it is gone. The zero value names none.
 type FlowRef struct{ index, serial uint32 }

@@ -474,8 +474,8 @@ func (t *FlowTable) some(flows []Flow, from int, now time.Duration) ([]Flow, int
 	defer t.mu.Unlock()
 	from = min(from, t.used)
 	for n := 0; n < slabSize && from > 0 && len(flows) < cap(flows); n++ {
-		if f := t.at(uint32(from)); f.serial != 0 && !f.expired(now) {
-			flows = append(flows, *f)
+		if t.at(uint32(from)).serial != 0 && !t.expired(uint32(from), now) {
+			flows = append(flows, t.copyOf(uint32(from)))
 		}
 		from--
 	}

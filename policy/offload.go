@@ -140,11 +140,31 @@ func (t *FlowTable) withdraw(i uint32) {
 	f.follow(o, &w, t.now)
 	f.offloaded = 0
 	t.changed.note(i)
+	f.add(&o)
+}
+
+// add counts what was forwarded elsewhere.
+func (f *Flow) add(o *Offloaded) {
 	for dir := range f.Packets {
 		f.Packets[dir] += o.Packets[f.way(dir)]
 		f.Bytes[dir] += o.Bytes[f.way(dir)]
 	}
 }
+
+// copyOf is a copy of the flow i with what was forwarded elsewhere of it.
+func (t *FlowTable) copyOf(i uint32) Flow {
+	f := *t.at(i)
+	if f.offloaded != 0 {
+		w := f.windows()
+		o := t.offload.Look(f.offloaded, &w)
+		f.follow(o, &w, t.now)
+		f.add(&o)
+	}
+	return f
+}
+
+// Offloaded tells of a copy whether a tier had the flow.
+func (f *Flow) Offloaded() bool { return f.offloaded != 0 }
 
 func (f *Flow) follow(o Offloaded, w *[2]WindowState, now time.Duration) {
 	f.used = max(f.used, now-o.Unused)

@@ -28,13 +28,25 @@ const reloadWait = 2 * time.Minute
 // uidKey is where a request's context has the user who has connected.
 type uidKey struct{}
 
-// serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, POST /v1/reload is Reload, and POST /v1/takeover
+// serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, GET /v1/flows is Flows with a query,
+// GET /v1/neighbours is Neighbours, POST /v1/reload is Reload, and POST /v1/takeover
 // becomes the protocol of TakeOver; POST /v1/keep has Store do something, for a while. Who may connect may ask; only
 // root may change something.
 func (r *Router) serveControl(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		r.answer(w, r.Status())
+	})
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, req *http.Request) {
+		list, err := r.Flows(req.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		r.answer(w, list)
+	})
+	mux.HandleFunc("GET /v1/neighbours", func(w http.ResponseWriter, _ *http.Request) {
+		r.answer(w, r.Neighbours())
 	})
 	mux.HandleFunc("POST /v1/reload", r.root(func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one

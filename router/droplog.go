@@ -1,8 +1,10 @@
 package router
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +17,25 @@ const logEvery = 10 * time.Second
 // dropLog says now and then what is being dropped. Counters are exact; the log is a sample.
 type dropLog struct {
 	since [policy.Reasons]atomic.Uint64
-	first [policy.Reasons]atomic.Pointer[[]any] // of each interval: what a line says of the packet
+	first [policy.Reasons]atomic.Pointer[DropExample] // of each interval
+}
+
+// DropExample is a packet that was dropped, or would have been: one of the last for its reason.
+type DropExample struct {
+	At        time.Time  `json:"at"`
+	Domu      string     `json:"domu"`   // from or for which it was; "": none
+	Policy    string     `json:"policy"` // whose rule has decided; "": none has
+	Chain     string     `json:"chain"`
+	Rule      string     `json:"rule"`    // "default"
+	Source    string     `json:"source"`  // file:line
+	SrcMAC    string     `json:"src_mac"` // "": the packet was not looked at
+	DstMAC    string     `json:"dst_mac"`
+	EtherType uint16     `json:"ethertype"`
+	Src       netip.Addr `json:"src"` // "": not of IP
+	Dst       netip.Addr `json:"dst"`
+	Proto     string     `json:"proto"`
+	SrcPort   uint16     `json:"src_port"` // 0: none
+	DstPort   uint16     `json:"dst_port"`
 }
 
 // note counts a packet in a log; the first of an interval is described. g and p may be nil; so may be the engine, whose rule has decided, and rule is
@@ -32,24 +52,54 @@ func (r *Router) note(l *dropLog, e *policy.Engine, reason policy.Reason, rule p
 
 // describe keeps what a line says of a packet.
 func (l *dropLog) describe(reason policy.Reason, rule policy.RuleInfo, g *policy.Guest, p *policy.Packet) {
-	var args []any
+	e := &DropExample{At: time.Now()}
 	if g != nil {
-		args = append(args, "domu", g.Name)
+		e.Domu = g.Name
 	}
 	if rule.Chain != "" {
-		name := rule.Rule
-		if name == "" {
-			name = "default"
-		}
-		args = append(args, "policy", rule.Policy, "chain", rule.Chain, "rule", name, "source", rule.Source)
+		e.Policy, e.Chain, e.Rule, e.Source = rule.Policy, rule.Chain, cmp.Or(rule.Rule, "default"), rule.Source
 	}
 	if p != nil {
-		args = append(args, "src_mac", p.SrcMAC, "dst_mac", p.DstMAC, "ethertype", fmt.Sprintf("%#04x", p.EtherType))
+		e.SrcMAC, e.DstMAC, e.EtherType = p.SrcMAC.String(), p.DstMAC.String(), p.EtherType
 		if p.Src.IsValid() {
-			args = append(args, "src", p.Src, "dst", p.Dst, "proto", p.Proto)
+			e.Src, e.Dst, e.Proto = p.Src, p.Dst, policy.ProtoName(int(p.Proto))
+			if policy.RulePorts(int(p.Proto)) {
+				e.SrcPort, e.DstPort = p.SrcPort, p.DstPort
+			}
 		}
 	}
-	l.first[reason].Store(&args)
+	l.first[reason].Store(e)
+}
+
+// args are what a line of the log says.
+func (e *DropExample) args() (args []any) {
+	if e.Domu != "" {
+		args = append(args, "domu", e.Domu)
+	}
+	if e.Chain != "" {
+		args = append(args, "policy", e.Policy, "chain", e.Chain, "rule", e.Rule, "source", e.Source)
+	}
+	if e.SrcMAC != "" {
+		args = append(args, "src_mac", e.SrcMAC, "dst_mac", e.DstMAC, "ethertype", fmt.Sprintf("%#04x", e.EtherType))
+	}
+	if e.Src.IsValid() {
+		args = append(args, "src", e.Src, "dst", e.Dst, "proto", e.Proto)
+	}
+	if e.SrcPort != 0 || e.DstPort != 0 {
+		args = append(args, "src_port", e.SrcPort, "dst_port", e.DstPort)
+	}
+	return args
+}
+
+// examples are by their reasons' words.
+func (l *dropLog) examples() map[string]DropExample {
+	m := map[string]DropExample{}
+	for i := range l.first {
+		if e := l.first[i].Load(); e != nil {
+			m[policy.Reason(i).String()] = *e
+		}
+	}
+	return m
 }
 
 // write says what there was since it was called last, a line for each reason.
@@ -61,7 +111,7 @@ func (l *dropLog) write(log *slog.Logger, what string) {
 		}
 		args := []any{"reason", policy.Reason(i).String(), "packets", n, "seconds", int(logEvery.Seconds())}
 		if first := l.first[i].Load(); first != nil {
-			args = append(args, *first...)
+			args = append(args, first.args()...)
 		}
 		log.Info(what, args...)
 	}

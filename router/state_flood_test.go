@@ -255,7 +255,7 @@ func runFlood(t *testing.T, w *floodWorld, f stateFlood, most, steps, step int) 
 		w.opens("before", cases.MAC1, w.one, uint16(200+i))
 		w.opens("before", cases.MAC2, w.two, uint16(200+i))
 	}
-	before := heap()
+	before := heapInUse()
 	for n := range steps {
 		w.clock.Advance(10 * time.Millisecond)
 		for range step {
@@ -274,7 +274,7 @@ func runFlood(t *testing.T, w *floodWorld, f stateFlood, most, steps, step int) 
 			w.lives("the guest's own established connection", cases.MAC1, w.one, uint16(200+i))
 		}
 	}
-	if grown := heap() - before; grown > int64(2*most*256+4<<20) {
+	if grown := heapInUse() - before; grown > int64(2*most*256+4<<20) {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
 	flows := w.current.Load().engine.Flows(one).Len()
@@ -295,7 +295,7 @@ func runFlood(t *testing.T, w *floodWorld, f stateFlood, most, steps, step int) 
 	w.opens("a new connection of the guest that was flooded or has flooded", cases.MAC1, w.one, 500)
 }
 
-func heap() int64 {
+func heapInUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -15,21 +15,23 @@ var Version = "0.1.0-dev"
 
 // Status is what `udrouter status --json` prints. Fields are only ever added. Packets and bytes count a GSO frame once.
 type Status struct {
-	Version       string            `json:"version"`
-	Uptime        float64           `json:"uptime_s"`
-	Links         []LinkStatus      `json:"links"`
-	Domus         []DomuStatus      `json:"domus"`
-	Flows         FlowStatus        `json:"flows"`
-	Drops         map[string]uint64 `json:"drops"`      // by reason; those that never happened are left out
-	WouldDrop     map[string]uint64 `json:"would_drop"` // what policies in shadow mode would have dropped
-	ForeignMAC    uint64            `json:"foreign_mac_uplink"`
-	Reloads       uint64            `json:"reloads"`        // that went well
-	Gap           float64           `json:"takeover_gap_s"` // how long nobody forwarded when this router took over from another; 0: it did not
-	LastReload    *ReloadStatus     `json:"last_reload"`    // null: there was none
-	RouterMAC     string            `json:"router_mac"`
-	UplinkAddress string            `json:"uplink_link_local"`
-	Warnings      []string          `json:"warnings"`
-	Process       ProcessStatus     `json:"process"`
+	Version       string                 `json:"version"`
+	Uptime        float64                `json:"uptime_s"`
+	Links         []LinkStatus           `json:"links"`
+	Domus         []DomuStatus           `json:"domus"`
+	Flows         FlowStatus             `json:"flows"`
+	Drops         map[string]uint64      `json:"drops"`         // by reason; those that never happened are left out
+	WouldDrop     map[string]uint64      `json:"would_drop"`    // what policies in shadow mode would have dropped
+	Examples      map[string]DropExample `json:"drop_examples"` // by reason, one of the last packets
+	WouldExamples map[string]DropExample `json:"would_drop_examples"`
+	ForeignMAC    uint64                 `json:"foreign_mac_uplink"`
+	Reloads       uint64                 `json:"reloads"`        // that went well
+	Gap           float64                `json:"takeover_gap_s"` // how long nobody forwarded when this router took over from another; 0: it did not
+	LastReload    *ReloadStatus          `json:"last_reload"`    // null: there was none
+	RouterMAC     string                 `json:"router_mac"`
+	UplinkAddress string                 `json:"uplink_link_local"`
+	Warnings      []string               `json:"warnings"`
+	Process       ProcessStatus          `json:"process"`
 
 	// HostUplink is what the rules of host.uplink have decided on, in the file's order, the default last: packets of known flows pass before them.
 	// Empty where there are none, or where they could not be read, of which there is a warning.
@@ -89,7 +91,7 @@ type FlowStatus struct {
 func (r *Router) Status() Status {
 	wd := r.current.Load()
 	s := Status{
-		Version: Version, Uptime: time.Since(r.started).Seconds(), WouldDrop: words(&r.would),
+		Version: Version, Uptime: time.Since(r.started).Seconds(), WouldDrop: words(&r.would), Examples: r.dropLog.examples(), WouldExamples: r.wouldLog.examples(),
 		Flows:     FlowStatus{Active: wd.engine.Budget().Used(), Max: wd.engine.Budget().Max(), Hits: r.hits.Load()},
 		RouterMAC: r.RouterMAC.String(), UplinkAddress: wd.UplinkLL.String(), Warnings: append([]string{}, wd.warnings...),
 		Links: []LinkStatus{}, Domus: []DomuStatus{}, Reloads: r.reloads.Load(), Gap: time.Duration(r.gap.Load()).Seconds(), LastReload: r.lastReload.Load(),

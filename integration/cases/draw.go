@@ -100,7 +100,7 @@ func drawKind(t *rapid.T, dst, src policy.MAC, a, b netip.Addr) []byte {
 	case "fragment":
 		off, more, id := rapid.SampledFrom([]uint16{0, 0, 1, 3, 100, 8191}).Draw(t, "offset"), rapid.Bool().Draw(t, "more"), rapid.Uint16Range(1, 3).Draw(t, "id")
 		if a.Is4() {
-			return datagram(dst, src, from, to, pay(size&^7), fragment(off, more), identified(id))
+			return Datagram(dst, src, from, to, pay(size&^7), fragment(off, more), identified(id))
 		}
 		header := fragmentHeader(17, id, int(off)*8, more)
 		return serialize(eth(dst, src, layers.EthernetTypeIPv6), ip6(a, b, layers.IPProtocolIPv6Fragment), raw(header), pay(8+size&^7))
@@ -109,7 +109,7 @@ func drawKind(t *rapid.T, dst, src policy.MAC, a, b netip.Addr) []byte {
 	case "neighbour":
 		return drawNeighbour(t, dst, src, a, b)
 	}
-	return datagram(dst, src, from, to, pay(size))
+	return Datagram(dst, src, from, to, pay(size))
 }
 
 // drawNeighbour is ARP or ND, most often to whom it should be sent.

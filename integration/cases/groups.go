@@ -107,7 +107,7 @@ func Services() []Case {
 		}
 		udp := func(src, dst netip.Addr) maker {
 			return func(d, s policy.MAC) []byte {
-				return datagram(d, s, netip.AddrPortFrom(src, 43210), netip.AddrPortFrom(dst, port), pay(12))
+				return Datagram(d, s, netip.AddrPortFrom(src, 43210), netip.AddrPortFrom(dst, port), pay(12))
 			}
 		}
 		if port != 67 && port != 546 { // those are DHCP's

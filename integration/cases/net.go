@@ -202,11 +202,11 @@ func pay(n int) gopacket.Payload {
 
 // UDP makes a datagram of n bytes of payload; edit is of the IP header.
 func UDP(dst, src policy.MAC, from, to netip.Addr, n int, edit ...func(gopacket.SerializableLayer)) []byte {
-	return datagram(dst, src, netip.AddrPortFrom(from, 40000), netip.AddrPortFrom(to, 5000), pay(n), edit...)
+	return Datagram(dst, src, netip.AddrPortFrom(from, 40000), netip.AddrPortFrom(to, 5000), pay(n), edit...)
 }
 
-// datagram is UDP with ports and a payload of its own.
-func datagram(dst, src policy.MAC, from, to netip.AddrPort, payload []byte, edit ...func(gopacket.SerializableLayer)) []byte {
+// Datagram is UDP with ports and a payload of its own.
+func Datagram(dst, src policy.MAC, from, to netip.AddrPort, payload []byte, edit ...func(gopacket.SerializableLayer)) []byte {
 	u := &layers.UDP{SrcPort: layers.UDPPort(from.Port()), DstPort: layers.UDPPort(to.Port())}
 	var l gopacket.SerializableLayer
 	t := layers.EthernetTypeIPv4

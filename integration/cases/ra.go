@@ -141,7 +141,7 @@ func DHCP() (rows []Case) {
 			case to.IsMulticast():
 				dst = policy.MulticastMAC(to)
 			}
-			return datagram(dst, MAC1, netip.AddrPortFrom(from, sport), netip.AddrPortFrom(to, dport), payload, edit...)
+			return Datagram(dst, MAC1, netip.AddrPortFrom(from, sport), netip.AddrPortFrom(to, dport), payload, edit...)
 		}
 	}
 	guard := func(name, ref string, f Frame) {
@@ -236,11 +236,11 @@ func DHCP() (rows []Case) {
 	for _, to := range []netip.Addr{One4, Two4} {
 		rows = append(rows, drop(fmt.Sprintf("DHCP: OFFER from the internet to %v", to), "case 56; RFC 2131 4.1", Uplink, policy.DHCPGuard,
 			func(n Net) []byte {
-				return datagram(n.Eth0, n.Gateway, netip.AddrPortFrom(X4, 67), netip.AddrPortFrom(to, 68), dhcp4(2, none, MAC1, say(2)...))
+				return Datagram(n.Eth0, n.Gateway, netip.AddrPortFrom(X4, 67), netip.AddrPortFrom(to, 68), dhcp4(2, none, MAC1, say(2)...))
 			}))
 	}
 	return append(rows, drop("DHCP: REPLY from the internet", "case 56; RFC 7610 4", Uplink, policy.DHCPGuard,
 		func(n Net) []byte {
-			return datagram(n.Eth0, n.Gateway, netip.AddrPortFrom(X6, 547), netip.AddrPortFrom(One6, 546), []byte{7, 0, 0, 1})
+			return Datagram(n.Eth0, n.Gateway, netip.AddrPortFrom(X6, 547), netip.AddrPortFrom(One6, 546), []byte{7, 0, 0, 1})
 		}))
 }
