@@ -130,6 +130,66 @@ func TestErrorsToUplink(t *testing.T) {
 	}
 }
 
+// An error comes from the gateway's address of the guest's network, in whichever direction it goes (RFC 1812 4.3.2.4, RFC 4443 2.2): on the uplink the
+// router has no address but a link-local one, and eth0's are the kernel's. A gateway that is link-local itself is none for the internet.
+func TestErrorSource(t *testing.T) {
+	file := strings.Replace(seedFile, "PROXY", "", 1) + `
+network "more" {
+  prefix   = "203.0.113.0/28"
+  gateway  = "203.0.113.1"
+  upstream = "routed"
+}
+domu "three" {
+  vif    = "vif3.0"
+  mac    = "00:16:3e:00:00:03"
+  ipv4   = ["203.0.113.2"]
+  policy = "open"
+}
+`
+	three, mac3 := netip.MustParseAddr("203.0.113.2"), policy.MAC{0, 0x16, 0x3e, 0, 0, 3}
+	linkLocal := strings.Replace(file, `gateway  = "2001:db8:3:2:1::1"`, `gateway  = "fe80::1"`, 1)
+	for _, c := range []struct {
+		name     string
+		file     string
+		from     stack.Side
+		mac      policy.MAC
+		src, dst netip.Addr
+		want     string // "": dom0's own global address
+	}{
+		{"to a guest", file, stack.Guests, cases.MAC1, cases.One4, cases.X4, "192.0.2.1"},
+		{"to a guest of another network", file, stack.Guests, mac3, three, cases.X4, "203.0.113.1"},
+		{"to a guest, about another one", file, stack.Guests, cases.MAC1, cases.One4, three, "192.0.2.1"},
+		{"to the internet", file, stack.UplinkSide, gatewayMAC, cases.X4, cases.One4, "192.0.2.1"},
+		{"to the internet, about another network", file, stack.UplinkSide, gatewayMAC, cases.X4, three, "203.0.113.1"},
+		{"to a guest, IPv6", file, stack.Guests, cases.MAC1, cases.One6, cases.X6, "2001:db8:3:2:1::1"},
+		{"to the internet, IPv6", file, stack.UplinkSide, gatewayMAC, cases.X6, cases.One6, "2001:db8:3:2:1::1"},
+		{"to a guest, from a link-local gateway", linkLocal, stack.Guests, cases.MAC1, cases.One6, cases.X6, "fe80::1"},
+		{"to the internet, of a link-local gateway", linkLocal, stack.UplinkSide, gatewayMAC, cases.X6, cases.One6, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := seedKernel()
+			k.Up["vif3.0"], k.Global6 = true, netip.MustParseAddr("2001:db8:d0::1")
+			s := newSim(t, parseConfig(t, c.file), k)
+			s.learn()
+			s.newWorker(stack.Guests).appearedAll()
+			to := s.RouterMAC
+			if c.from == stack.UplinkSide {
+				to = eth0MAC
+			}
+			s.frames(c.from)
+			s.send(c.from, cases.UDP(to, c.mac, c.src, c.dst, 8, cases.TTL(1)))
+			want := k.Global6
+			if c.want != "" {
+				want = netip.MustParseAddr(c.want)
+			}
+			sent := s.frames(c.from)
+			if len(sent) != 1 || !sent[0].IsICMPError() || sent[0].Src != want || sent[0].Dst != c.src || sent[0].DstMAC != c.mac {
+				t.Errorf("got %+v, want an error from %v", sent, want)
+			}
+		})
+	}
+}
+
 // How many errors a share still holds tells nobody how many there have been: each costs more or less (CVE-2020-25705).
 func TestErrorCostVaries(t *testing.T) {
 	seen := map[int]bool{}
