@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -29,4 +30,16 @@ func publicDir(t *testing.T) string {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o755))
 	return dir
+}
+
+// README has a line for each folder here.
+func TestReadmeNamesFolders(t *testing.T) {
+	readme := readFile(t, "../README.md")
+	entries, err := os.ReadDir(".")
+	must(t, err)
+	for _, e := range entries {
+		if e.IsDir() && !strings.Contains(readme, "\n| `"+e.Name()+"` | ") {
+			t.Errorf("README.md does not name integration/%s", e.Name())
+		}
+	}
 }
