@@ -280,15 +280,19 @@ func TestMTUChanges(t *testing.T) {
 	l := buildLab(t, "", lab.Options{})
 	p := startRouter(t, l)
 	g := l.Guests[0]
-	for _, mtu := range []int{1280, 1279, 576, 68, 1500} {
-		must(t, l.Dom0.SetMTU(l.Dom0.Link, mtu))
-		if mtu < 1280 {
-			must(t, p.AwaitLog(testContext(t), regexp.MustCompile(fmt.Sprintf("has an MTU of %d", mtu))))
+	uplink, tap := l.Dom0.Link, l.Config.Bridge.TAP
+	for _, c := range []struct {
+		link string
+		mtu  int
+	}{{uplink, 9000}, {uplink, 1280}, {uplink, 1279}, {uplink, 576}, {uplink, 68}, {uplink, 1500}, {tap, 9000}, {tap, 1280}, {tap, 68}, {tap, 1500}} {
+		must(t, l.Dom0.SetMTU(c.link, c.mtu))
+		if c.link == uplink && c.mtu < 1280 {
+			must(t, p.AwaitLog(testContext(t), regexp.MustCompile(fmt.Sprintf("has an MTU of %d", c.mtu))))
 		}
 		for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
 			_, _ = g.Ping(expired(t), a, lab.PingOptions{Size: 1400})
 		}
-		if mtu >= 576 {
+		if c.mtu >= 576 {
 			reaches(t, g.Node, l.Internet.Addr4())
 		}
 	}

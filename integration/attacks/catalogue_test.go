@@ -56,3 +56,27 @@ func TestAttacksHaveTests(t *testing.T) {
 		}
 	}
 }
+
+// Every set of tools or tests has something that sends the same, and every tool a set.
+func TestSetsHaveTests(t *testing.T) {
+	for _, s := range sets {
+		if s.tools == "" && s.attacks == nil && s.tests == "" || s.tools != "" && !slices.ContainsFunc(tools, s.has) {
+			t.Errorf("%s: nothing sends it", s.what)
+		}
+		for _, n := range s.attacks {
+			if !slices.ContainsFunc(parts, func(p part) bool { return p.attack == n && p.rows != "" }) {
+				t.Errorf("%s: attack %d has no rows", s.what, n)
+			}
+		}
+		for name := range strings.FieldsSeq(s.tests) {
+			if !wire.TestExists(t, name) {
+				t.Errorf("%s: there is no %s", s.what, name)
+			}
+		}
+	}
+	for _, l := range tools {
+		if !slices.ContainsFunc(sets, func(s set) bool { return s.has(l) }) {
+			t.Errorf("%s is in no set", l.args)
+		}
+	}
+}

@@ -39,7 +39,7 @@ func main() {
 }
 
 // debian are the packages that have the tools.
-var debian = []string{"arping", "hping3", "ndisc6", "nmap", "thc-ipv6"}
+var debian = []string{"arping", "hping3", "ipv6toolkit", "ndisc6", "nmap", "thc-ipv6"}
 
 const doc = "integration/attacks/TOOLS.md"
 
@@ -120,7 +120,7 @@ func table(list []tool, outcomes [2][]outcome) string {
 	var b strings.Builder
 	b.WriteString(`# Tools
 
-What came of well-known tools in one run of ` + "`go run ./integration/attacks -update`" + `; its comment says how they are run. Frames are counted that came to the neighbour by the
+What came of well-known tools in runs of ` + "`go run ./integration/attacks -update`" + `; its comment says how they are run. Frames are counted that came to the neighbour by the
 attacker's doing, but for what its rules admit ("open"), and those with a forged source or a foreign MAC that came to the provider; "lost" is a neighbour who does not reach the internet
 afterwards, or whose connections have broken. Answers are what the tool itself takes for some: for nmap
 silence to UDP, FIN or XMAS is "open|filtered".

@@ -179,13 +179,14 @@ var parts = []part{
 
 	{73, "down, up, deleted, made anew, under another index", "", "integration.TestFlaps stack.TestUplinkDownAndUp stack.TestUplinkDeletedAndMadeAgain stack.TestRebindKeepsWhatIsBound", ""},
 	{73, "every error that a write may end with", "", "stack.TestWriteErrors stack.TestUplinkQueueFull", ""},
+	{73, "membership of groups taken away", "", "", "it is the packet socket's own, and goes with the interface alone"},
 	{73, "announcements after it", "", "router.TestFlapRefreshes router.TestAnnounce", ""},
 	{74, "IGMP of every type, with and without Router Alert, other TTLs", "IGMP of all", "", ""},
 	{74, "MLD queries, to become querier", "MLD queries", "", ""},
 	{74, "reports and leaves, of 70 records and of a false number", "MLD reports", "", ""},
 	{74, "from others' addresses, to the router alone, from the uplink", "others'|alone|uplink|router's address", "", ""},
 	{74, "a flood", "", "", "nothing is done about a report, and so nothing used up but its own frames, which the policy's limits of packets do not concern"},
-	{75, "1500, 1280, 1279, 576, 68 and back, with packets that no longer fit", "", "integration.TestMTUChanges router.TestMTU router.TestGuestMTUStays", ""},
+	{75, "of uplink and TAP: 9000, 1500, 1280, 1279, 576, 68 and back, with packets that no longer fit", "", "integration.TestMTUChanges router.TestMTU router.TestGuestMTUStays", ""},
 	{75, "frames larger than a buffer", "", "router.TestOversize stack.TestMoreFramesThanEntries", ""},
 	{76, "scans by TCP of all flags, UDP and others", "scan|^UDP", "", ""},
 	{76, "ICMP for time, mask, name", "ICMP that", "", ""},
@@ -196,7 +197,7 @@ var parts = []part{
 	{77, "a second start", "", "integration.TestSecondRun router.TestControlSocketTaken", ""},
 	{77, "a start before its links", "", "integration.TestTopologies stack.TestUplinkDownAtStart integration.TestMistakes", ""},
 	{77, "a panic in the data path", "", "router.TestPanicIsContained", ""},
-	{78, "under traffic, one after the other", "", "router.TestReloadLosesNothing integration.TestReload router.TestReloadFlows", ""},
+	{78, "under traffic, one after the other", "", "router.TestReloadLosesNothing integration.TestReload integration.TestReloadStorm router.TestReloadFlows", ""},
 	{78, "a guest that goes, an address or MAC that changes", "", "router.TestReloadGuestGoes router.TestReloadMAC router.TestFlowIsNotForWhoGainsTheAddress", ""},
 	{78, "a bad file", "", "router.TestReloadRefused router.TestReloadUndone", ""},
 	{79, "SIGSTOP and SIGCONT under traffic", "", "attacks.TestStopped", ""},
@@ -209,9 +210,50 @@ var parts = []part{
 	{80, "any frame at all", "", "policy.FuzzFrame policy.FuzzFlow router.FuzzSegments", ""},
 }
 
+// set is a collection of tools or of others' tests, and what sends the same here.
+type set struct {
+	what    string
+	tools   string // a regular expression for command lines of tools
+	attacks []int  // whose rows do
+	tests   string // "package.TestX", several with spaces between
+}
+
+// sets are all that there are. Tests of others are not run as they are: their packets are rows.
+var sets = []set{
+	{"thc-ipv6, implementation6: extension headers and fragments", "-implementation6", nil, ""},
+	{"thc-ipv6, firewall6: past a rule for TCP", "-firewall6", nil, ""},
+	{"thc-ipv6, fragmentation6", "", []int{58, 59, 61}, "router.TestFragmentFlood"},
+	{"thc-ipv6, denial6 and exploit6", "-denial6|-exploit6", nil, ""},
+	{"thc-ipv6, router advertisements: fake_router26, kill_router6, flood_router26", "router2?6", nil, ""},
+	{"thc-ipv6, false neighbours: parasite6, dos-new-ip6, fake_advertise6, flood_advertise6, flood_solicitate6", "-parasite6|-dos-new-ip6|-(fake|flood)_advertise6|-flood_solicitate6", nil, ""},
+	{"thc-ipv6 and nmap, to use up neighbours' tables: ndpexhaust26, sweeps", "-ndpexhaust26|nmap -n -sn", nil, "integration.TestScan router.TestSweep"},
+	{"thc-ipv6, ICMPv6: redir6, toobig6, smurfs", "-redir6|-toobig6|-r?smurf6", nil, ""},
+	{"thc-ipv6, ICMPv6: flood_redir6, randicmp6", "", []int{55, 70}, "router.TestGuardFloods router.TestICMPMatrix"},
+	{"thc-ipv6, fuzz_ip6", "-fuzz_ip6", nil, "policy.FuzzFrame"},
+	{"thc-ipv6, servers and queriers: fake_dhcps6, fake_mld6", "-fake_(dhcps6|mld6)", nil, ""},
+	{"hping3: floods, forged sources, fragments, ICMP; thcsyn6 is the same for IPv6", "^hping3", nil, "integration.TestStateFloods"},
+	{"nmap: scans of every kind, fragments, false checksums, decoys, options", "^nmap.* -s[A-Z]", nil, ""},
+	{"trafgen, mausezahn, macof: frames and MACs by lot", "", []int{2, 4, 8, 9, 10}, "integration.TestBridge policy.FuzzFrame router.FuzzLikeTheKernel"},
+	{"arping, ndisc6: honest questions, probes and claims", "^(arping|ndisc6|rdisc6)", nil, ""},
+	{"SI6's ipv6toolkit: ra6, na6, ns6, rs6, rd6, frag6", "^(ra|na|ns|rs|rd|frag)6 ", nil, ""},
+	{"SI6's ipv6toolkit: jumbo6, icmp6, flow6", "", []int{65, 67, 70}, "router.TestICMPMatrix"},
+	{"OpenBSD, regress/sys/netinet/arp", "", []int{31, 32, 33, 34, 35}, "integration.TestProxiedARP"},
+	{"OpenBSD, regress/sys/netinet6/nd6", "", []int{39, 42, 43, 44}, "router.TestNextHopResolution router.TestDuplicateLinkLocal"},
+	{"OpenBSD, regress/sys/netinet6/frag6 and regress/sys/net/pf_fragment; FreeBSD, frag-over*.py", "", []int{58, 59, 61}, "policy.TestFragments router.TestOwnReassembly router.TestFragmentTimeout integration.TestPathMTU integration.TestChecksums"},
+	{"OpenBSD, regress/sys/netinet6/rh0", "", []int{64}, "policy.TestNotedHeaders"},
+	{"FreeBSD, CVE-2019-5597.py: headers before a later fragment", "", []int{61}, "policy.TestFragments"},
+	{"FreeBSD, CVE-2019-5598.py: an ICMP error that quotes another's packet", "", []int{67, 71}, "policy.TestRelated"},
+	{"the kernel as an oracle: what it forwards of packets by lot, byte by byte, and what it reports", "", nil, "router.TestLikeTheKernel router.FuzzLikeTheKernel"},
+}
+
 // has tells whether a row belongs to a part.
 func (p part) has(c cases.Case) bool {
 	return p.rows != "" && c.Attack() == p.attack && regexp.MustCompile(p.rows).MatchString(c.Name)
+}
+
+// has tells whether a tool belongs to a set.
+func (s set) has(t tool) bool {
+	return s.tools != "" && regexp.MustCompile(s.tools).MatchString(t.args)
 }
 
 func (p part) testNames() []string { return strings.Fields(p.tests) }

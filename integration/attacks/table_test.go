@@ -201,6 +201,20 @@ func writeParts(all []cases.Case, results []result) string {
 			}
 		}
 	}
+	b.WriteString("\n## Tools and others' tests\n\nCommand lines are those of TOOLS.md. Where others have tests of their own, their packets are rows.\n\n| what | command lines | attacks whose rows send the same | tests |\n|---|---|---|---|\n")
+	for _, s := range sets {
+		n := 0
+		for _, t := range tools {
+			if s.has(t) {
+				n++
+			}
+		}
+		var attacks []string
+		for _, a := range s.attacks {
+			attacks = append(attacks, fmt.Sprint(a))
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.what, number(n), strings.Join(attacks, ", "), strings.ReplaceAll(s.tests, " ", ", "))
+	}
 	return b.String()
 }
 

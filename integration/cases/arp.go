@@ -46,7 +46,7 @@ func GuestARP() []Case {
 	none := ip("0.0.0.0")
 	rows := []Case{
 		answer("ARP for the gateway", "case 31", One, who(One4, Router4), is(Router4, One4)),
-		answer("ARP for another guest", "case 31; RFC 1027 2.3", One, who(One4, Two4), is(Two4, One4)),
+		answer("ARP for another guest", "case 31; RFC 1027 2.1", One, who(One4, Two4), is(Two4, One4)),
 		answer("ARP of the other guest", "case 31", Two, func(Net) []byte { return ARP(broadcast, MAC2, 1, MAC2, Two4, zero, One4) },
 			func(n Net) []byte { return ARP(MAC2, n.Router, 2, n.Router, One4, MAC2, Two4) }),
 		answer("unicast ARP for the gateway", "case 31; RFC 1122 2.3.2.1", One, func(n Net) []byte { return ARP(n.Router, MAC1, 1, MAC1, One4, zero, Router4) }, is(Router4, One4)),
@@ -152,7 +152,7 @@ func ProxiedARP() []Case {
 	}
 	for _, a := range []netip.Addr{One4, Two4, Router4} {
 		for _, spa := range []netip.Addr{Gateway4, ip("192.0.1.9"), ip("203.0.113.9"), ip("169.254.7.7")} {
-			ask(fmt.Sprintf("ARP for %v from %v", a, spa), "case 32; RFC 1027 2.3", func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, spa, zero, a) }, spa, a)
+			ask(fmt.Sprintf("ARP for %v from %v", a, spa), "case 32; RFC 1027 2.1", func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, spa, zero, a) }, spa, a)
 		}
 		ask(fmt.Sprintf("unicast ARP for %v", a), "case 32; RFC 1122 2.3.2.1", func(n Net) []byte { return ARP(n.Eth0, n.Gateway, 1, n.Gateway, Gateway4, n.Eth0, a) }, Gateway4, a)
 		ask(fmt.Sprintf("somebody's probe for %v", a), "case 32; RFC 5227 2.1.1", func(n Net) []byte { return ARP(broadcast, n.Gateway, 1, n.Gateway, ip("0.0.0.0"), zero, a) }, ip("0.0.0.0"), a)

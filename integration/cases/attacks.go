@@ -57,7 +57,7 @@ var Attacks = []Attack{
 	{Number: 28, Section: "D", Title: "link-local addresses beyond the link, and those of others", Source: "RFC 4291 2.5.6"},
 	{Number: 30, Section: "D", Title: "our own IPv6 addresses as a source on the uplink", Source: "RFC 3704 2.2"},
 
-	{Number: 31, Section: "E", Title: "proxy ARP toward guests", Source: "RFC 1027 2.3"},
+	{Number: 31, Section: "E", Title: "proxy ARP toward guests", Source: "RFC 1027 2.1"},
 	{Number: 32, Section: "E", Title: "proxy ARP toward the uplink", Source: "RFC 1027 2.4"},
 	{Number: 33, Section: "E", Title: "ARP with a sender that is not its own", Source: "RFC 826"},
 	{Number: 34, Section: "E", Title: "gratuitous ARP", Source: "RFC 5227 2.4",

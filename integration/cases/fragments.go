@@ -139,6 +139,12 @@ func Fragments() (rows []Case) {
 			c := bad(policy.FragmentOverlap, w.part(n, part{72, 100, true})).then(atomic).after(w.from, w.part(n, part{0, 80, false}))
 			c.Out = pass("", "", w.from, atomic, w.to).Out
 			add("case 59; RFC 6946 4", "overlap, then an atomic fragment of the same identification", c)
+			// What the first says decides, to the router as to its receiver.
+			n = next()
+			add("case 61; RFC 8200 4.5", "a later fragment that names another protocol", through("", "", w, w.part(n, part{0, 80, false}), w.fragment(policy.ProtoTCP, n, 80, false, pay(20))))
+			n = next()
+			add("case 61; RFC 8200 4.5; CVE-2019-5597", "a later fragment with other headers than the first", through("", "", w, w.part(n, part{0, 80, false}),
+				w.packet(policy.ProtoDstOpts, slices.Concat(header6(policy.ProtoFragment, []byte{1, 4, 0, 0, 0, 0}), fragmentHeader(policy.ProtoUDP, n, 80, false), pay(20)))))
 			add("case 61; RFC 8200 4.5", "two Fragment headers", bad(policy.Malformed,
 				w.packet(policy.ProtoFragment, slices.Concat(fragmentHeader(policy.ProtoFragment, next(), 0, true), fragmentHeader(policy.ProtoUDP, id, 0, true), pay(16)))))
 		}
