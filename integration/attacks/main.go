@@ -39,7 +39,7 @@ func main() {
 }
 
 // debian are the packages that have the tools.
-var debian = []string{"arping", "hping3", "ipv6toolkit", "ndisc6", "nmap", "thc-ipv6"}
+var debian = []string{"arping", "dsniff", "hping3", "ipv6toolkit", "ndisc6", "netsniff-ng", "nmap", "thc-ipv6"}
 
 const doc = "integration/attacks/TOOLS.md"
 
