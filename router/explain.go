@@ -298,7 +298,11 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) A
 		return a.refuse(r, "guard", Decision{})
 	}
 	neighbours := p.EtherType == policy.EtherARP || p.IsND()
-	if from.Zone == policy.ZoneUplink && e.world.Held[dst] && !neighbours {
+	if from.Zone == policy.ZoneHost && e.passesBy(p, from) {
+		a.By, a.Text = "dom0", "Dom0's kernel sends it without the router"
+		return a
+	}
+	if from.Zone == policy.ZoneUplink && e.world.Held[dst] && (!neighbours || p.IsND() && p.ICMPType == policy.RedirectMessage) {
 		return e.kernels(a, p, reply && q.Forge == policy.NoForgery)
 	}
 	if r := e.guards(p, from); r != policy.None {
@@ -315,9 +319,6 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) A
 	to, guest, r := e.world.way(p, from)
 	a.To = targetName(to, guest)
 	switch {
-	case from.Zone == policy.ZoneHost && (r == policy.NoRoute || r == policy.HostPolicy || r == policy.KernelHeld):
-		a.By, a.Text = "dom0", "Dom0's kernel sends it without the router"
-		return a
 	case from.Zone == policy.ZoneHost && !e.world.host:
 		a = a.refuse(policy.NoRoute, "dom0", Decision{})
 		a.Text = "Without a host block dom0 and guests do not meet"
@@ -426,32 +427,6 @@ func (e *Explainer) decide(a Answer, p *policy.Packet, from, to policy.End) Answ
 	a.Text = "Every rule or default on its way accepts it"
 	if a.Shadow != nil {
 		a.Text = "A policy in shadow mode only counts what it would have refused"
-	}
-	return a
-}
-
-// kernels is the answer for what comes by the uplink for dom0 itself: the router has no part in it, but for the rules that it gave the kernel.
-func (e *Explainer) kernels(a Answer, p *policy.Packet, reply bool) Answer {
-	a.To, a.By = "host", "dom0"
-	if reply {
-		a.By, a.Text = "state", "Dom0's kernel gets it, as it does every answer to its own connections"
-		return a
-	}
-	if e.uplink == nil {
-		a.Text = "Dom0's kernel gets it; without host.uplink only dom0's own firewall decides"
-		return a
-	}
-	chain := e.cfg.Host.Uplink
-	q := p.Query(policy.ZoneUplink, policy.ZoneHost)
-	action, i := e.uplink.Match(&q)
-	a.By, a.Decision = "default", Decision{Policy: "host", Chain: "uplink", Source: chain.Source, Action: action.String()}
-	if i >= 0 {
-		a.By, a.Rule, a.Source = "rule", chain.Rules[i].Name, chain.Rules[i].Source
-	}
-	a.Steps = append(a.Steps, a.Decision)
-	a.Verdict, a.Text = action.String(), "Dom0's kernel gets it, unless a firewall of dom0's own drops it"
-	if action != policy.Accept {
-		a.Reason, a.Text = policy.HostPolicy.String(), "Dom0's kernel refuses it"
 	}
 	return a
 }

@@ -153,6 +153,9 @@ func TestExplainBeside(t *testing.T) {
 	echo := func(from policy.Peer, dst string) policy.Question {
 		return policy.Question{From: from, Dst: netip.MustParseAddr(dst), Proto: policy.ProtoICMPv6}
 	}
+	toDom0 := func(from netip.Addr, forge policy.Forgery) policy.Question {
+		return policy.Question{From: fromUplink, Src: from, To: fromHost, Proto: policy.ProtoTCP, Port: 22, Forge: forge}
+	}
 	for _, c := range []struct {
 		name, src                string
 		q                        policy.Question
@@ -163,7 +166,15 @@ func TestExplainBeside(t *testing.T) {
 		{"dom0 to itself", src, policy.Question{From: fromHost, To: fromHost, Proto: policy.ProtoICMPv6}, "accept", "dom0", "", "without the router"},
 		{"dom0 to a guest", src, echo(fromHost, "2001:db8:3:2:1::10"), "accept", "rule", "", "ping6"},
 		{"dom0 to nobody", src, echo(fromHost, "2001:db8:3:2::dead"), "drop", "way", "unbound-dst", ""},
-		{"dom0 as a guest", src, policy.Question{From: fromHost, Src: cases.One6, Dst: cases.X6, Proto: policy.ProtoICMPv6}, "drop", "guard", "host-src", ""},
+		{"dom0 as a guest", src, policy.Question{From: fromHost, Src: cases.One6, Dst: cases.Two6, Proto: policy.ProtoICMPv6}, "drop", "guard", "host-src", ""},
+		{"dom0 as a guest to the internet", src, policy.Question{From: fromHost, Src: cases.One6, Dst: cases.X6, Proto: policy.ProtoICMPv6}, "accept", "dom0", "", "without the router"},
+		{"the internet to dom0, as dom0", src, toDom0(standInHost[0], policy.NoForgery), "drop", "dom0", "martian-src", "such a source"},
+		{"the internet to dom0, from nowhere", src, toDom0(netip.MustParseAddr("127.0.0.1"), policy.NoForgery), "drop", "dom0", "martian-src", "such a source"},
+		{"a routing header to dom0", src, toDom0(cases.X6, policy.ForgeRoute), "drop", "dom0", "routing-header", "no routing header"},
+		{"an ICMPv6 redirect to dom0, which a rule admits", src, toDom0(netip.MustParseAddr("fe80::9"), policy.ForgeRedirect), "accept", "rule", "", `rule "icmpv6" of uplink`},
+		{"what a DHCP server says to dom0", src, toDom0(cases.X4, policy.ForgeDHCP), "accept", "dom0", "", "DHCP"},
+		{"a DHCPv6 server from beyond the link", src, toDom0(cases.X6, policy.ForgeDHCP), "drop", "default", "host-policy", "uplink"},
+		{"an echo reply that dom0 has not asked for", src, policy.Question{From: fromUplink, Src: cases.X6, To: fromHost, Proto: policy.ProtoICMPv6, Forge: policy.ForgeAnswer}, "drop", "dom0", "no-flow", "nothing of its own"},
 		{"dom0 to a guest, without a host block", alone, echo(fromHost, "2001:db8:3:2:1::10"), "drop", "dom0", "no-route", "host block"},
 		{"dom0 to the internet, without a host block", alone, echo(fromHost, "2001:db8:ffff::7"), "accept", "dom0", "", "without the router"},
 		{"a guest to dom0, without a host block", alone, policy.Question{From: fromOne, To: fromHost, Proto: policy.ProtoICMPv6}, "drop", "way", "host-policy", ""},

@@ -37,7 +37,7 @@ func (s *stage) sender(from policy.Peer, a *router.Answer) (*witness, error) {
 		}
 		return w, nil
 	case policy.PeerHost:
-		if s.tun != nil && s.ours(a.Dst) {
+		if s.tun != nil && s.ours(a.Dst) && !s.lab.Dom0.Has(a.Dst) {
 			return s.tun, nil
 		}
 		return s.eth0, nil
@@ -54,7 +54,7 @@ func (s *stage) receiver(from policy.Peer, a *router.Answer) (*witness, error) {
 	switch w := s.bound(a.Dst); {
 	case a.To == "router":
 		return nil, nil
-	case s.lab.Dom0.Has(a.Dst) && from.Kind == policy.PeerUplink:
+	case s.lab.Dom0.Has(a.Dst) && from.Kind != policy.PeerDomu:
 		return s.eth0, nil
 	case s.lab.Dom0.Has(a.Dst):
 		return s.tun, nil

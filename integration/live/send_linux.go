@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -57,11 +56,11 @@ func (s *stage) packet(ctx context.Context, test *policy.TestCase, t *policy.Tes
 		return err
 	}
 	probe := router.ProbeOf(t.Question, a.Src, a.Dst, s.nextPort(), a.Opened != nil)
-	p := s.newSent(a, mark{src: a.Src, dst: a.Dst, proto: t.Proto, srcPort: probe.SrcPort, dstPort: probe.DstPort}, from, to)
+	p := s.newSent(a, mark{src: a.Src, dst: a.Dst, proto: protoOf(t.Question, a.Src.Is6()), srcPort: probe.SrcPort, dstPort: probe.DstPort}, from, to)
 	bounded, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("nothing within %v", patience))
 	defer cancel()
 	echo := t.Proto == policy.ProtoICMP || t.Proto == policy.ProtoICMPv6
-	kernels := from.node.Has(a.Src) && t.Forge == policy.NoForgery && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router")
+	kernels := from.node.Has(a.Src) && s.between(from, to) && t.Forge == policy.NoForgery && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router")
 	if a.Opened != nil {
 		kernels = kernels && t.Question == test.Question
 		err = s.open(bounded, p, test, kernels)
@@ -86,6 +85,26 @@ func (s *stage) packet(ctx context.Context, test *policy.TestCase, t *policy.Tes
 	return nil
 }
 
+// between tells whether what a host's kernel sends to another comes to the router, or to dom0: not what is for the host itself, or for somebody on the
+// same side.
+func (s *stage) between(from, to *witness) bool {
+	outside := func(w *witness) bool { return w == s.uplink || w == s.internet }
+	return (from != to || from == s.eth0) && !(outside(from) && outside(to))
+}
+
+// protoOf is the protocol of a packet: that of the question, or of the message that is forged. AnyProto: it is none of IP.
+func protoOf(q policy.Question, v6 bool) int {
+	switch {
+	case q.Forge == policy.ForgeDHCP:
+		return policy.ProtoUDP
+	case q.Forge == policy.ForgeRedirect && !v6:
+		return policy.ProtoICMP
+	case q.Forge == policy.ForgeRedirect, q.Forge == policy.ForgeND, q.Forge == policy.ForgeRA:
+		return policy.ProtoICMPv6
+	}
+	return q.Proto
+}
+
 // open has the receiver open the connection that a packet answers in: by that it is answered as well. own: the packet is that answer.
 func (s *stage) open(ctx context.Context, p *sent, test *policy.TestCase, own bool) error {
 	o := p.answer.Opened
@@ -97,7 +116,7 @@ func (s *stage) open(ctx context.Context, p *sent, test *policy.TestCase, own bo
 	if err != nil {
 		return err
 	}
-	if server == nil || !client.node.Has(o.Src) {
+	if server == nil && o.To != "router" || !client.node.Has(o.Src) {
 		p.answer.Live.Wrong = "there is nobody in the lab to open the connection that it answers in"
 		return nil
 	}
@@ -268,7 +287,7 @@ func (s *stage) inject(ctx context.Context, p *sent, t *policy.TestStep, probe s
 	if err != nil {
 		return err
 	}
-	if p.to == s.eth0 {
+	if p.to == s.eth0 && p.proto != policy.AnyProto {
 		stop, err := s.listen(p)
 		if err != nil {
 			return err
@@ -309,7 +328,7 @@ func (s *stage) injector(p *sent, t *policy.TestStep, probe stack.Probe) (func()
 		router.Attach(&probe, w.node.MAC, s.routerMAC, router.StrangersMAC(w.node.MAC))
 	}
 	f := probe.Build().Bytes()
-	if t.Forge != policy.NoForgery {
+	if t.Forge != policy.NoForgery || p.answer.Opened != nil { // what has the same ports may be true
 		const most = 20 // no more than the header of a transport
 		p.raw = f[max(policy.EthernetLen, len(f)-most):]
 		if t.Forge == policy.ForgeFragment {
@@ -351,33 +370,6 @@ func sendIP(n *lab.Node, dst netip.Addr, packet []byte) error {
 	default:
 		return os.NewSyscallError("sendto", err)
 	}
-}
-
-// listen hears what gets into dom0's kernel past its firewall.
-func (s *stage) listen(p *sent) (stop func(), err error) {
-	network := fmt.Sprintf("ip6:%d", p.proto)
-	if p.dst.Is4() {
-		network = fmt.Sprintf("ip4:%d", p.proto)
-	}
-	c, err := s.lab.Dom0.ListenPacket(network, p.dst.String())
-	if err != nil {
-		return nil, err
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 1<<16)
-		for {
-			n, from, err := c.ReadFrom(buf)
-			if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
-				return
-			}
-			if err == nil && from.String() == p.src.String() && p.inL4(buf[:n]) {
-				p.heard.Store(true)
-			}
-		}
-	}()
-	return func() { c.Close(); <-done }, nil
 }
 
 // fence waits until the router is done with what the packet's sender has sent. The first one says that it has been decided on; the second, which the

@@ -105,7 +105,7 @@ func (m *mark) refusal(w *witness, f []byte) (string, bool) {
 		if binary.BigEndian.Uint16(l4) == m.dstPort && binary.BigEndian.Uint16(l4[2:]) == m.srcPort && l4[13]&rst != 0 {
 			return fmt.Sprintf("TCP reset from %s", src), true
 		}
-	case proto == policy.ProtoICMP && l4[0] == 3, proto == policy.ProtoICMPv6 && l4[0] == 1:
+	case proto == policy.ProtoICMP && l4[0] == 3 && l4[1] > hostUnreachable4, proto == policy.ProtoICMPv6 && l4[0] == 1 && !slices.Contains(noWay6, l4[1]):
 		inner, p, s, d := dissect(l4[8:], true)
 		if p == m.proto && s == m.src && d == m.dst && m.inL4(inner) {
 			return fmt.Sprintf("ICMP type %d code %d from %s", l4[0], l4[1], src), true
@@ -113,6 +113,12 @@ func (m *mark) refusal(w *witness, f []byte) (string, bool) {
 	}
 	return "", false
 }
+
+// Codes of destination unreachable that say that there is no way, nobody there, or that an address is of its link alone: nobody refuses (RFC 1812
+// 5.2.7.1, RFC 4443 3.1). Those of ICMP are the first two.
+const hostUnreachable4 = 1
+
+var noWay6 = []byte{0, 2, 3}
 
 // dissect finds what is behind the IP header of a packet that is no later fragment; nil: there is none.
 func dissect(f []byte, ip bool) (l4 []byte, proto int, src, dst netip.Addr) {
@@ -157,12 +163,12 @@ func (s *stage) newSent(a *router.Answer, m mark, from, to *witness) *sent {
 }
 
 // at tells who has been brought the packet so far: whether it is at its destination, and where else. Dom0's uplink is left out, where the kernel
-// decides what gets in, and so is a host that sends.
+// decides what gets in, and so is a host that sends, and the provider's router where dom0 itself sends by it.
 func (s *stage) at(p *sent) (there bool, elsewhere []string) {
 	there = p.heard.Load()
 	for _, w := range s.witnesses {
 		before, known := p.before[w]
-		if !known || w == s.eth0 || !slices.ContainsFunc(w.FramesFrom(before), func(f lab.Frame) bool { return !f.Outgoing && p.in(w, f.Data) }) {
+		if !known || w == s.eth0 || s.byProvider(p) && w == s.uplink && w != p.to || !slices.ContainsFunc(w.FramesFrom(before), func(f lab.Frame) bool { return !f.Outgoing && p.in(w, f.Data) }) {
 			continue
 		}
 		if w == p.to {
@@ -175,6 +181,11 @@ func (s *stage) at(p *sent) (there bool, elsewhere []string) {
 		elsewhere = slices.DeleteFunc(elsewhere, func(name string) bool { return name == s.uplink.name })
 	}
 	return there, elsewhere
+}
+
+// byProvider tells whether dom0's kernel may send a packet by the provider's router: all but what is for a guest whom it knows behind the TUN.
+func (s *stage) byProvider(p *sent) bool {
+	return p.from == s.eth0 || p.from.node == s.eth0.node && p.to == nil
 }
 
 // toldSender is what the sender was told, "" for nothing.
