@@ -48,7 +48,7 @@ func Apply(o Options) error {
 		return fmt.Errorf("restricting files by Landlock: %w", err)
 	}
 	filtered := true
-	if err := installFilter(o); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+	if err := installFilter(program(os.Getpid(), o.Strict, o.Offload)); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		filtered = false
 		o.Log.Warn("this kernel has no seccomp filters: the process may make any system call")
 	} else if err != nil {
@@ -131,6 +131,9 @@ func (o Options) configDirs() []string {
 // file is not in the directories any more in which it was at the start: a symbolic link in its path leads elsewhere, or its directory was made anew.
 // The error says what to do; nil is another reason.
 func Moved(o Options) func() error {
+	if _, err := ll.LandlockGetABIVersion(); err != nil {
+		return func() error { return nil } // it refuses nothing where the kernel does not have it
+	}
 	var allowed []os.FileInfo
 	for _, dir := range o.configDirs() {
 		if fi, err := os.Stat(dir); err == nil {

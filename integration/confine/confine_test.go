@@ -1,8 +1,10 @@
 package confine
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -203,12 +206,19 @@ var attempts = []attempt{
 	{"another user", func(world) error { return unix.Setresuid(0, 0, 0) }, unix.EPERM},
 }
 
-// child is the environment of a process that makes an attempt.
-const child = "UDROUTER_CONFINE_ATTEMPT"
+// child is the environment of a process that makes an attempt, and moving of one whose configuration moves.
+const child, moving = "UDROUTER_CONFINE_ATTEMPT", "UDROUTER_CONFINE_MOVING"
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(child); name != "" {
 		os.Exit(attemptAlone(name, os.Args[1:]))
+	}
+	if kernel := os.Getenv(moving); kernel != "" {
+		if err := movedAlone(kernel == withoutLandlock, os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -297,5 +307,71 @@ func TestAttempts(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+const withLandlock, withoutLandlock = "a kernel with Landlock", "a kernel without Landlock"
+
+// movedAlone confines the process, says so on stdout, and, once nothing more comes on stdin, why its configuration cannot be read any more.
+func movedAlone(without bool, file, state string) error {
+	if without {
+		if err := installFilter([]bpf.Instruction{bpf.LoadAbsolute{Off: offNr, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_LANDLOCK_CREATE_RULESET, SkipFalse: 1}, bpf.RetConstant{Val: absent}, bpf.RetConstant{Val: allow}}); err != nil {
+			return err
+		}
+	}
+	o := Options{Config: file, State: state, Socket: filepath.Join(state, "control.sock"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	moved := Moved(o)
+	if err := Apply(o); err != nil {
+		return err
+	}
+	fmt.Println("confined")
+	if _, err := io.ReadAll(os.Stdin); err != nil {
+		return err
+	}
+	if f, err := os.Open(file); !errors.Is(err, unix.EACCES) {
+		f.Close()
+		return fmt.Errorf("opening the configuration: %v", err)
+	}
+	fmt.Println(moved())
+	return nil
+}
+
+// Landlock is named as why a configuration that has moved cannot be read only where the kernel has it.
+func TestMoved(t *testing.T) {
+	for kernel, want := range map[string]string{withLandlock: "refused by Landlock", withoutLandlock: "<nil>"} {
+		t.Run(kernel, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "etc")
+			file := filepath.Join(dir, "router.hcl")
+			create := func(uid int) error {
+				return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(file, nil, 0o600), os.Chown(file, uid, uid))
+			}
+			if err := create(0); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", file, t.TempDir())
+			cmd.Env = append(os.Environ(), moving+"="+kernel)
+			var errs strings.Builder
+			cmd.Stderr = &errs
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewReader(out)
+			_, err = lines.ReadString('\n')
+			// Its directory is made anew, with a file of somebody else's.
+			err = errors.Join(err, os.Rename(dir, dir+".old"), create(65534), in.Close())
+			said, readErr := lines.ReadString('\n')
+			if err := errors.Join(err, readErr, cmd.Wait()); err != nil || !strings.HasPrefix(said, want) {
+				t.Errorf("it says %q, %v, want %q\n%s", said, err, want, &errs)
+			}
+		})
 	}
 }

@@ -2,7 +2,6 @@ package confine
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -132,8 +131,8 @@ func program(pid int, strict, offload bool) []bpf.Instruction {
 }
 
 // installFilter has all threads, and those to come, filtered.
-func installFilter(o Options) error {
-	raw, err := bpf.Assemble(program(os.Getpid(), o.Strict, o.Offload))
+func installFilter(list []bpf.Instruction) error {
+	raw, err := bpf.Assemble(list)
 	if err != nil {
 		return fmt.Errorf("assembling it: %w", err)
 	}
