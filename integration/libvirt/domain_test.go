@@ -35,6 +35,8 @@ func TestReadHostile(t *testing.T) {
 		"domain in the metadata":   "<metadata><domain><devices>" + evil + "</devices></domain></metadata>",
 		"beside the devices":       evil,
 		"addresses of another's":   "<metadata><guest xmlns='urn:a'><ip mac='52:54:00:66:66:66'>192.0.2.1</ip></guest></metadata>",
+		"addresses in another's":   "<metadata><guest xmlns='urn:a'><ip xmlns='urn:udrouter' mac='52:54:00:66:66:66'>192.0.2.1</ip></guest></metadata>",
+		"addresses elsewhere":      "<title><guest xmlns='urn:udrouter'><ip mac='52:54:00:66:66:66'>192.0.2.1</ip></guest></title>",
 		"addresses in the open":    "<guest xmlns='urn:udrouter'><ip mac='52:54:00:66:66:66'>192.0.2.1</ip></guest>",
 		"addresses in an element":  "<metadata><a><guest xmlns='urn:udrouter'><ip mac='52:54:00:66:66:66'>192.0.2.1</ip></guest></a></metadata>",
 		"text of the description":  "<description>" + strings.ReplaceAll(evil, "<", "&lt;") + "</description>",
