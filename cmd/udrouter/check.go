@@ -62,9 +62,11 @@ func runTests(cfg *config.Config, w io.Writer) error {
 	return nil
 }
 
+const configUsage = "the configuration, router.hcl"
+
 // configFlag adds the -c that most commands need.
 func configFlag(c *cobra.Command, file *string) {
-	c.Flags().StringVarP(file, "config", "c", "", "the configuration, router.hcl")
+	c.Flags().StringVarP(file, "config", "c", "", configUsage)
 	required(c, "config")
 }
 

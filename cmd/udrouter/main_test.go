@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -33,5 +34,42 @@ func TestTellFailure(t *testing.T) {
 			t.Errorf("%v is told as %q, %v; want %q", c.err, b[:n], err, c.want)
 		}
 		conn.Close()
+	}
+}
+
+// The control socket of a router that runs, by its arguments.
+func TestSocketIn(t *testing.T) {
+	for args, want := range map[string]string{
+		"udrouter run -c r.hcl":                                          "",
+		"udrouter run -c r.hcl --workers 2 --socket /run/a":              "/run/a",
+		"udrouter run -c r.hcl --offload --socket=/run/a --pick-up":      "/run/a",
+		"udrouter run -c r.hcl --socket /run/a --socket /run/b":          "/run/b",
+		"udrouter run -c r.hcl --of-another-version 7 --socket /run/a -": "/run/a",
+		"udrouter run -c r.hcl --socket":                                 "",
+		"sh -c exec udrouter run --socket /run/a":                        "",
+		"udrouter": "",
+	} {
+		if got := socketIn(strings.Fields(args)); got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+	}
+}
+
+// Scripts give run's flags to commands that need one of them; a mistake in it is still one.
+func TestTakesRunFlags(t *testing.T) {
+	state := t.TempDir() // of no router
+	for _, c := range []struct {
+		args string
+		ok   bool
+	}{
+		{"pid --workers 2 --offload --state " + state + " --socket /run/a --confine=off -c r.hcl", true},
+		{"pid --stat " + state, false},
+		{"pid --workers two", false},
+	} {
+		root := command()
+		root.SetArgs(strings.Fields(c.args))
+		if err := root.Execute(); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.args, err)
+		}
 	}
 }

@@ -43,6 +43,7 @@ func reloadCommand() *cobra.Command {
 		},
 	}
 	socketFlags(c, &socket, &asJSON)
+	takeRunFlags(c) // for the unit
 	return c
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"udrouter/config"
@@ -33,7 +34,6 @@ import (
 const defaultState = "/run/udrouter"
 
 func runCommand() *cobra.Command {
-	var file, socket, profile, confinement string
 	var f runFlags
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Route, in the foreground, until SIGTERM or SIGINT", Args: cobra.NoArgs,
@@ -41,13 +41,13 @@ func runCommand() *cobra.Command {
 			if f.workers < 1 || f.workers > stack.MaxQueues {
 				return fmt.Errorf("--workers is %d: give 1 to %d", f.workers, stack.MaxQueues)
 			}
-			if !slices.Contains(confinements, confinement) {
-				return fmt.Errorf("--confine is %q: give one of %s", confinement, strings.Join(confinements, ", "))
+			if !slices.Contains(confinements, f.confinement) {
+				return fmt.Errorf("--confine is %q: give one of %s", f.confinement, strings.Join(confinements, ", "))
 			}
 			read := func(w io.Writer) (*config.Config, []router.Diagnostic, error) { // now, and at each reload
-				cfg, list, err := loadAll(file, w)
-				if cfg != nil && socket != "" {
-					cfg.Control.Socket = socket
+				cfg, list, err := loadAll(f.file, w)
+				if cfg != nil && f.socket != "" {
+					cfg.Control.Socket = f.socket
 				}
 				return cfg, list, err
 			}
@@ -65,9 +65,9 @@ func runCommand() *cobra.Command {
 				log.Warn(text)
 			}
 			var confined func() error
-			if confinement != confineOff {
-				o := confine.Options{Config: file, State: f.state, Socket: cfg.Control.Socket, Strict: confinement == confineStrict, Offload: f.offload, Log: log}
-				if profile != "" {
+			if f.confinement != confineOff {
+				o := confine.Options{Config: f.file, State: f.state, Socket: cfg.Control.Socket, Strict: f.confinement == confineStrict, Offload: f.offload, Log: log}
+				if f.profile != "" {
 					o.Read = []string{"/proc/self/maps"}
 				}
 				confined = func() error {
@@ -76,30 +76,47 @@ func runCommand() *cobra.Command {
 				}
 			}
 			run := func() error { return route(c.Context(), cfg, around, f, log, confined) }
-			if profile != "" {
-				return profiled(profile, run)
+			if f.profile != "" {
+				return profiled(f.profile, run)
 			}
 			return run()
 		},
 	}
-	configFlag(c, &file)
-	c.Flags().StringVar(&f.state, "state", defaultState, "directory for what a killed run leaves to be undone")
-	c.Flags().StringVar(&socket, "socket", "", "the control socket (default: the configuration's)")
-	c.Flags().IntVar(&f.workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
-	c.Flags().Lookup("workers").DefValue = "half of the processors" // manual pages are the same wherever they are made
-	c.Flags().StringVar(&confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
-	c.Flags().BoolVar(&f.offload, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
-	c.Flags().BoolVar(&f.takeOver, "takeover", false, "take over from the router that answers on the control socket, if one does, without loss: it ends")
-	c.Flags().BoolVar(&f.pickUp, "pick-up", false, fmt.Sprintf("for %v let TCP connections go on that another router has forwarded, where the rules would admit them; so it is after kill -9 without this", router.PickUpTime))
-	c.Flags().StringVar(&profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
+	f.of(c)
+	required(c, "config")
 	return c
 }
 
-// runFlags are those of route.
+// runFlags are what run is told.
 type runFlags struct {
-	state                     string
-	workers                   int
-	takeOver, offload, pickUp bool
+	file, state, socket, profile, confinement string
+	workers                                   int
+	takeOver, offload, pickUp                 bool
+}
+
+func (f *runFlags) of(c *cobra.Command) {
+	c.Flags().StringVarP(&f.file, "config", "c", "", configUsage)
+	c.Flags().StringVar(&f.state, "state", defaultState, "directory for what a killed run leaves to be undone")
+	c.Flags().StringVar(&f.socket, "socket", "", "the control socket (default: the configuration's)")
+	c.Flags().IntVar(&f.workers, "workers", max(1, runtime.NumCPU()/2), "threads that forward, each with a queue of its own on both sides; the default leaves half of the processors to the guests' vifs")
+	c.Flags().Lookup("workers").DefValue = "half of the processors" // manual pages are the same wherever they are made
+	c.Flags().StringVar(&f.confinement, "confine", confineAuto, "give up what is not needed any more once all is open: auto, as far as the kernel can; strict, and a system call that is refused ends the program; off")
+	c.Flags().BoolVar(&f.offload, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
+	c.Flags().BoolVar(&f.takeOver, "takeover", false, "take over from the router that answers on the control socket, if one does, without loss: it ends")
+	c.Flags().BoolVar(&f.pickUp, "pick-up", false, fmt.Sprintf("for %v let TCP connections go on that another router has forwarded, where the rules would admit them; so it is after kill -9 without this", router.PickUpTime))
+	c.Flags().StringVar(&f.profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
+}
+
+// takeRunFlags has a command take those flags of run that it does not have itself, so that a script can give it what it gives run. They mean nothing to it.
+func takeRunFlags(c *cobra.Command) {
+	run := new(cobra.Command)
+	new(runFlags).of(run)
+	run.Flags().VisitAll(func(f *pflag.Flag) {
+		if c.Flags().Lookup(f.Name) == nil {
+			f.Hidden = true
+			c.Flags().AddFlag(f)
+		}
+	})
 }
 
 // What --confine takes.

@@ -137,8 +137,13 @@ func TestPackage(t *testing.T) {
 	h.run("bash", "-n", "/usr/share/bash-completion/completions/udrouter")
 	h.run("udrouter", "check", "-c", "/usr/share/doc/udrouter/examples/router.hcl")
 	h.configure()
+	options := func(socket string) {
+		h.write("/etc/default/udrouter", []byte("UDROUTER_OPTS=\"--workers 2 --state /run/udrouter/other --socket "+socket+"\"\n"))
+	}
+	options("/run/udrouter/one.sock")
 	h.run("systemctl", "start", "udrouter")
-	h.write("/etc/default/udrouter", []byte("UDROUTER_OPTS=\"--workers 2\"\n"))
+	h.run("systemctl", "reload", "udrouter")
+	options("/run/udrouter/two.sock") // for the next one
 
 	talks := h.talk()
 	pid := h.run("systemctl", "show", "--value", "--property=MainPID", "udrouter")
@@ -157,7 +162,7 @@ func TestPackage(t *testing.T) {
 		Version string
 		Gap     float64 `json:"takeover_gap_s"`
 	}
-	must(t, json.Unmarshal([]byte(h.run("udrouter", "status", "--json")), &status))
+	must(t, json.Unmarshal([]byte(h.run("udrouter", "status", "--json", "--socket", "/run/udrouter/two.sock")), &status))
 	if status.Version != newer.version || status.Gap == 0 {
 		t.Errorf("after the upgrade %+v runs, which has taken nothing over", status)
 	}

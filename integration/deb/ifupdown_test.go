@@ -114,13 +114,15 @@ func TestIfupFails(t *testing.T) {
 }
 
 // A router that ifup has started without systemd hands over to a newer one, which ifdown ends then; a second ifup starts none beside it, and one that was killed
-// is started anew.
+// is started anew. The package's removal ends it. All of them know of the options that the router has.
 func TestIfupTakeOver(t *testing.T) {
 	h := start(t, false)
 	must(t, h.Install(testContext(t), "ifupdown"))
 	h.bare()
 	h.install(deb)
 	h.configure()
+	h.write("/etc/default/udrouter", []byte("UDROUTER_OPTS=\"--workers 2 --state /run/other --socket /run/other.sock\"\n"))
+	pid := func() string { return h.run("udrouter", "pid", "--state", "/run/other") }
 	h.copyExample("interfaces.ip", "/etc/network/interfaces")
 	before, err := h.Dom0State()
 	must(t, err)
@@ -128,19 +130,19 @@ func TestIfupTakeOver(t *testing.T) {
 	h.hotplug()
 	h.recovers()
 	talks := h.talk()
-	first := h.run("udrouter", "pid")
-	if out, err := h.try("udrouter", "upgrade", "-c", "/etc/udrouter/router.hcl"); err == nil || !strings.Contains(out, "udrouter run --takeover") {
+	first := pid()
+	if out, err := h.try("udrouter", "upgrade", "-c", "/etc/udrouter/router.hcl", "--socket", "/run/other.sock"); err == nil || !strings.Contains(out, "udrouter run --takeover") {
 		t.Errorf("upgrade: %v, %s", err, out)
 	}
-	h.run("sh", "-c", "setsid udrouter run --takeover -c /etc/udrouter/router.hcl >>/var/log/udrouter.log 2>&1 &")
+	h.run("sh", "-c", ". /etc/default/udrouter; setsid udrouter run --takeover -c /etc/udrouter/router.hcl $UDROUTER_OPTS >>/var/log/udrouter.log 2>&1 &")
 	must(t, lab.Await(testContext(t), "the end of the first one", func() (bool, error) { return !h.exists("/proc/" + first), nil }))
 	talks.goOn("after a takeover")
-	second := h.run("udrouter", "pid")
+	second := pid()
 	if second == first || second == "" {
 		t.Fatalf("after process %s runs %q", first, second)
 	}
 	h.run("env", "IF_UDROUTER=yes", "MODE=start", "/etc/network/if-up.d/udrouter")
-	if now := h.run("udrouter", "pid"); now != second {
+	if now := pid(); now != second {
 		t.Errorf("a second ifup has replaced process %s by %q", second, now)
 	}
 	talks.goOn("after a second ifup")
@@ -152,6 +154,14 @@ func TestIfupTakeOver(t *testing.T) {
 		t.Errorf("after ifdown there is still process %q", out)
 	}
 	h.run("env", "IF_UDROUTER=yes", "MODE=stop", "/etc/network/if-down.d/udrouter") // where none runs any more
+	h.run("ifup", "xenbr0")
+	if pid() == "" {
+		t.Error("a third ifup has started none")
+	}
+	h.run("dpkg", "--remove", "udrouter")
+	if out, _ := h.try("pgrep", "-x", "udrouter"); out != "" {
+		t.Errorf("after the package's removal there is still process %q", out)
+	}
 	h.run("ifdown", "-a", "--exclude=lo")
 	h.differs(before)
 	if log := string(readFile(t, h.Path("/var/log/udrouter.log"))); strings.Contains(log, "telling systemd") {
