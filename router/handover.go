@@ -162,6 +162,12 @@ func (r *Router) serveTakeOver(ctx context.Context, w http.ResponseWriter) bool 
 	return true
 }
 
+// AwaitHandOver returns when no other process is about to take over. Who is told to end while one is waits for that before it ends Run: the next one fails otherwise.
+func (r *Router) AwaitHandOver() {
+	r.handing.Lock()
+	defer r.handing.Unlock()
+}
+
 // cannotHandOver is why nobody can take over.
 func (r *Router) cannotHandOver() error {
 	if r.Dom0 == nil {
@@ -273,7 +279,8 @@ type Heritage struct {
 	Guests, Uplink, Host []int
 	Lock, Control        int // -1: none
 
-	p        *peer // nil: it is from systemd's store
+	p        *peer       // nil: it is from systemd's store
+	goOn     func() bool // has the end of TakeOver's context not matter any more, and tells whether it has not come before
 	listener *net.UnixListener
 	snapshot *os.File // from there; nil: there was none
 	stored   []string // names there
@@ -283,7 +290,7 @@ type Heritage struct {
 func (h *Heritage) Stored() bool { return h.p == nil }
 
 // TakeOver asks the router that answers on cfg's control socket to hand over; nil where none does. When the heritage has been used, Freeze and then
-// Taken have it end; Abandon has it go on.
+// Taken have it end; Abandon has it go on. When ctx ends before Taken, each of them fails, and no other router ends for this one.
 func TakeOver(ctx context.Context, cfg *config.Config) (*Heritage, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unix", cfg.Control.Socket)
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
@@ -293,6 +300,7 @@ func TakeOver(ctx context.Context, cfg *config.Config) (*Heritage, error) {
 		return nil, fmt.Errorf("asking the router that runs to hand over: %w", err)
 	}
 	h := &Heritage{Lock: -1, Control: -1, p: &peer{c: c.(*net.UnixConn)}}
+	h.goOn = context.AfterFunc(ctx, h.p.stop)
 	if err := h.begin(cfg); err != nil {
 		h.Abandon(err)
 		if ended(err) { // by itself
@@ -304,7 +312,9 @@ func TakeOver(ctx context.Context, cfg *config.Config) (*Heritage, error) {
 }
 
 func (h *Heritage) begin(cfg *config.Config) error {
-	_ = h.p.c.SetDeadline(time.Now().Add(setUpWait))
+	if err := h.p.due(setUpWait); err != nil {
+		return err
+	}
 	if _, err := io.WriteString(h.p.c, "POST /v1/takeover HTTP/1.1\r\nHost: udrouter\r\nContent-Length: 0\r\n\r\n"); err != nil {
 		return err
 	}
@@ -377,6 +387,9 @@ func (h *Heritage) Freeze() (*os.File, error) {
 
 // Taken tells the router that runs that everything is there, for it to end. After an error it goes on.
 func (h *Heritage) Taken() error {
+	if !h.Stored() && !h.goOn() {
+		return errStopped
+	}
 	defer h.close()
 	if h.listener != nil {
 		defer h.listener.SetUnlinkOnClose(true) // from here on the path is this router's to remove
@@ -397,6 +410,9 @@ func (h *Heritage) Taken() error {
 
 // Abandon closes what was not used, and has the router that runs go on.
 func (h *Heritage) Abandon(err error) {
+	if errors.Is(err, errStopped) {
+		err = errors.New("it was told to end")
+	}
 	if !h.Stored() {
 		_ = h.p.send(takeOverMessage{Error: err.Error()}, nil)
 		h.p.c.Close()
@@ -422,7 +438,7 @@ func (h *Heritage) close() {
 
 // ended tells whether an error means that the other process is no more: who only gives up says so first.
 func ended(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // Listener is the control socket that was handed over; nil where there is none. It takes the descriptor over.

@@ -155,13 +155,14 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 		return err
 	}
 	h := heir{Heritage: router.FromStore(), log: log}
-	if f.takeOver && h.Heritage == nil {
+	h.waits = f.takeOver && h.Heritage == nil
+	defer func() { err = h.abandon(ctx, err) }() // before anything is put back, which stays the other router's
+	if h.waits {
 		if h.Heritage, err = router.TakeOver(ctx, cfg); err != nil {
 			return err
 		}
 	}
-	defer func() { h.abandon(err) }()                      // before anything is put back, which stays the other router's
-	guard, err := h.acquire(f.state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
+	guard, err := h.acquire(ctx, f.state, cfg.Bridge.Name, log) // before the TAP, which may be another router's
 	if err != nil {
 		return err
 	}

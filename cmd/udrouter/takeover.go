@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"udrouter/config"
 	"udrouter/integration/dom0"
@@ -19,11 +22,29 @@ type heir struct {
 
 	log   *slog.Logger
 	leave []func() // has Close of what was opened leave it to the router that runs
+	waits bool     // for a router that may run, and has neither taken over from it nor seen its end
 }
 
-func (h *heir) acquire(state, bridge string, log *slog.Logger) (guard *dom0.Dom0, err error) {
+// How long, and how often, a process that was to take over looks whether another one has ended, of which it has come too late.
+const (
+	endWait  = 15 * time.Second
+	endPause = 50 * time.Millisecond
+)
+
+func (h *heir) acquire(ctx context.Context, state, bridge string, log *slog.Logger) (guard *dom0.Dom0, err error) {
 	if h.Heritage == nil {
-		return dom0.Acquire(state, bridge, log)
+		for late := time.Now().Add(endWait); ; {
+			guard, err = dom0.Acquire(state, bridge, log)
+			if held := (*dom0.HeldError)(nil); !h.waits || !errors.As(err, &held) || time.Now().After(late) {
+				h.waits = h.waits && err != nil
+				return guard, err
+			}
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(endPause):
+			}
+		}
 	}
 	lock := h.Lock
 	h.Lock = -1
@@ -118,7 +139,7 @@ func (h *heir) inherit(r *router.Router, alone bool, log *slog.Logger) (lost boo
 	if err := h.Taken(); err != nil {
 		return false, fmt.Errorf("taking over from the router that runs: %w", err)
 	}
-	h.Heritage = nil
+	h.Heritage, h.waits = nil, false
 	return lost, nil
 }
 
@@ -135,25 +156,30 @@ func restore(r *router.Router, f *os.File, log *slog.Logger) (lost bool) {
 	return err != nil
 }
 
-// abandon leaves everything to the router that runs, where that has not ended for this one.
-func (h *heir) abandon(err error) {
-	if h.Heritage == nil {
-		return
+// abandon leaves everything to the router that runs, where that has not ended for this one, and returns the error that there is nevertheless: none
+// where this one was told to end before.
+func (h *heir) abandon(ctx context.Context, err error) error {
+	if h.Heritage != nil {
+		for _, leave := range h.leave {
+			leave()
+		}
+		h.Abandon(cmp.Or(err, errors.New("it has ended")))
 	}
-	for _, leave := range h.leave {
-		leave()
+	if !h.waits || ctx.Err() == nil {
+		return err
 	}
-	if err == nil {
-		err = fmt.Errorf("it has ended")
-	}
-	h.Abandon(err)
+	h.log.Info("told to end before it has taken over")
+	return nil
 }
 
-// storing is a context that ends when ctx does, and a router has left what it has for the next one by then, if it was asked to.
+// storing is a context that ends when ctx does, and a router has left what it has for the next one by then, if it was asked to. Where another process is about to
+// take over, it ends by that.
 func storing(ctx context.Context, r *router.Router, log *slog.Logger) context.Context {
 	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() {
 		defer cancel()
+		log.Info("told to end")
+		r.AwaitHandOver()
 		if err := r.Store(); err != nil {
 			log.Error("nothing is left for the next router", "error", err)
 		}

@@ -167,4 +167,15 @@ func TestIfupTakeOver(t *testing.T) {
 	if log := string(readFile(t, h.Path("/var/log/udrouter.log"))); strings.Contains(log, "telling systemd") {
 		t.Errorf("who is not systemd is told more than of the start:\n%s", log)
 	}
+
+	// Where a process is left that has taken over from the one that ifdown has stopped, that is stopped as well.
+	h.write("/run/pids", []byte("1\n2\n"))
+	for file, text := range map[string]string{"/usr/sbin/udrouter": "head -n 1 /run/pids", "/usr/local/sbin/start-stop-daemon": "sed -i 1d /run/pids"} {
+		h.write(file, []byte("#!/bin/sh\n"+text+"\n"))
+		h.run("chmod", "755", file)
+	}
+	h.run("env", "IF_UDROUTER=yes", "MODE=stop", "/etc/network/if-down.d/udrouter")
+	if left := readFile(t, h.Path("/run/pids")); len(left) > 0 {
+		t.Errorf("ifdown leaves process %s", left)
+	}
 }

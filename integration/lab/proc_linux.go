@@ -47,6 +47,18 @@ func (l *Lab) StartRouter(ctx context.Context, exe string, args ...string) (*Pro
 
 // StartRouterWith is StartRouter for a process that gets files as descriptors 3 and on.
 func (l *Lab) StartRouterWith(ctx context.Context, exe string, files []*os.File, args ...string) (*Proc, error) {
+	p, err := l.LaunchRouter(exe, files, args...)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.AwaitReady(ctx); err != nil {
+		return nil, errors.Join(err, p.Kill())
+	}
+	return p, nil
+}
+
+// LaunchRouter is StartRouterWith that returns at once.
+func (l *Lab) LaunchRouter(exe string, files []*os.File, args ...string) (*Proc, error) {
 	file, err := l.ConfigPath()
 	if err != nil {
 		return nil, err
@@ -87,11 +99,15 @@ func (l *Lab) StartRouterWith(ctx context.Context, exe string, files []*os.File,
 	l.mu.Lock()
 	l.procs = append(l.procs, p)
 	l.mu.Unlock()
-	if err := p.AwaitLog(ctx, readyLine); err != nil {
-		err = fmt.Errorf("awaiting the router's ready: %w; its log ends with:\n%s", err, tail(p.Log(), 20))
-		return nil, errors.Join(err, p.Kill())
-	}
 	return p, nil
+}
+
+// AwaitReady waits until the log says ready. It fails with the log's end when the process ends before that or ctx is done.
+func (p *Proc) AwaitReady(ctx context.Context) error {
+	if err := p.AwaitLog(ctx, readyLine); err != nil {
+		return fmt.Errorf("awaiting the router's ready: %w; its log ends with:\n%s", err, tail(p.Log(), 20))
+	}
+	return nil
 }
 
 // PID is the process's.
