@@ -10,9 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"udrouter/config"
 	"udrouter/integration/lab"
@@ -109,6 +112,11 @@ func (p *plugged) route(n *lab.Node) {
 // vif runs `udrouter vif` in dom0.
 func (p *plugged) vif(wantStatus int, args ...string) string {
 	p.t.Helper()
+	return ended(p.t, p.vifCommand(args...), wantStatus)
+}
+
+func (p *plugged) vifCommand(args ...string) *lab.Cmd {
+	p.t.Helper()
 	args = append([]string{"vif"}, args...)
 	socket := filepath.Join(p.state, "nobody.sock")
 	if p.proc != nil {
@@ -118,7 +126,7 @@ func (p *plugged) vif(wantStatus int, args ...string) string {
 	if args[1] != "list" {
 		args = append(args, "--state", p.state)
 	}
-	return ended(p.t, p.Dom0.Command(testContext(p.t), wire.Exe, args...), wantStatus)
+	return p.Dom0.Command(testContext(p.t), wire.Exe, args...)
 }
 
 // bound are the ports that the router says are bound, as "VIF=DOMU".
@@ -164,7 +172,8 @@ func (p *plugged) silent(when string, g *lab.Node) {
 	}
 }
 
-// A guest that waits and one of a template are bound when hotplug names them, and pass nothing before and after.
+// A guest that waits and one of a template are bound when hotplug names them, and pass nothing before and after; so it is as well while one router after the other
+// takes over.
 func TestVifAddRemove(t *testing.T) {
 	p := plugLab(t)
 	p.start()
@@ -174,7 +183,8 @@ func TestVifAddRemove(t *testing.T) {
 	for range 2 { // the script may run twice
 		contains(t, p.vif(0, addWeb...), `vif7.0: bound to domu "web-1" (`, "router.hcl:")
 	}
-	contains(t, p.vif(0, "add", "--vif", "vif8.0", "--bridge", "xenbr0", "--mac", "00:16:3e:00:00:03", "--ip", "192.0.2.99"), `bound to domu "waits"`, "192.0.2.99")
+	addWaits := []string{"add", "--vif", "vif8.0", "--bridge", "xenbr0", "--mac", "00:16:3e:00:00:03", "--ip", "192.0.2.99"}
+	contains(t, p.vif(0, addWaits...), `bound to domu "waits"`, "192.0.2.99")
 	p.wantBound("after add", "vif7.0=web-1", "vif8.0=waits")
 	for _, g := range []*lab.Node{web, waits} {
 		ping(t, g, p.Internet.Addr4())
@@ -215,6 +225,43 @@ func TestVifAddRemove(t *testing.T) {
 	must(t, p.Dom0.DelLink("vif9.0"))
 	must(t, lab.Await(testContext(t), "the end of vif9.0", func() (bool, error) { return len(p.bound()) == 1, nil }))
 	ping(t, waits, p.Internet.Addr4())
+
+	var told atomic.Int32
+	var over atomic.Bool
+	say := func(want string, args ...string) error {
+		out, err := p.vifCommand(args...).CombinedOutput()
+		if told.Add(1); err != nil || !strings.Contains(string(out), want) {
+			return fmt.Errorf("%q: %v, no %q in: %s", args, err, want, out)
+		}
+		return nil
+	}
+	var scripts errgroup.Group
+	for vif, add := range map[string][]string{"vif7.0": addWeb, "vif8.0": addWaits} {
+		scripts.Go(func() error {
+			for !over.Load() {
+				if err := errors.Join(say("bound to domu", add...), say("It is forgotten.", "remove", "--vif", vif)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	now := p.proc
+	for range 20 {
+		next := takeOver(t, p.Lab, now, "--state", p.state)
+		<-now.Exited()
+		must(t, now.Stop()) // it has ended with status 0
+		now = next
+	}
+	over.Store(true)
+	must(t, scripts.Wait())
+	t.Logf("%d times a script has told of a vif", told.Load())
+	p.proc = now
+	p.wantBound("after removes that met takeovers")
+	contains(t, p.vif(0, addWaits...), `bound to domu "waits"`)
+	p.wantBound("after the takeovers", "vif8.0=waits")
+	ping(t, waits, p.Internet.Addr4())
+	p.silent("removed while others took over", web)
 }
 
 // The uplink is no guest's port: it does not join the bridge, whether it has addresses or only the file knows of it.
