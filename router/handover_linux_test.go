@@ -42,15 +42,24 @@ func (l *lendable) Descriptors() ([]int, error) {
 
 func (l *lendable) Release() { l.released.Store(true) }
 
-// ground is a Namespace that counts.
-type ground struct{ held, resumed, left atomic.Int32 }
+// ground is a Namespace that counts. early is how often it was left before the router has said so to itself.
+type ground struct {
+	held, resumed, left, early atomic.Int32
+
+	router *Router
+}
 
 func (g *ground) Hold() (int, error) {
 	g.held.Add(1)
 	return unix.Eventfd(0, unix.EFD_CLOEXEC)
 }
 func (g *ground) Resume() error { g.resumed.Add(1); return nil }
-func (g *ground) Leave()        { g.left.Add(1) }
+func (g *ground) Leave() {
+	g.left.Add(1)
+	if !g.router.handedOver.Load() {
+		g.early.Add(1)
+	}
+}
 
 // lending is a router that runs and can be taken over, and what Run has returned.
 func lending(t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan error) {
@@ -62,7 +71,7 @@ func lending(t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan er
 func lendingUntil(ctx context.Context, t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan error) {
 	t.Helper()
 	s = knowing(t, edit())
-	g = new(ground)
+	g = &ground{router: s.Router}
 	for i, side := range []stack.Side{stack.Guests, stack.UplinkSide, stack.Host} {
 		links[i] = &lendable{Link: s.links[side]}
 		s.Router.links[side] = links[i]
@@ -381,7 +390,7 @@ func TestTakeOverFromOneThatFails(t *testing.T) {
 
 // Who asks a router that has handed over for something that concerns dom0 has no answer, so that it asks the next one.
 func TestHandedOverAnswersNobody(t *testing.T) {
-	s, _, _, ended := lending(t)
+	s, g, _, ended := lending(t)
 	h, err := TakeOver(t.Context(), s.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -412,6 +421,9 @@ func TestHandedOverAnswersNobody(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, ErrHandedOver) {
 		t.Errorf("Run returned %v", err)
+	}
+	if g.left.Load() != 1 || g.early.Load() != 0 {
+		t.Errorf("dom0 was left %d times, %d of them while what fails by that would have been answered", g.left.Load(), g.early.Load())
 	}
 	if err := s.Reload(); !errors.Is(err, ErrHandedOver) {
 		t.Errorf("a reload: %v", err)
