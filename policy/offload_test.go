@@ -57,6 +57,7 @@ type tiered struct {
 	*fakeTier
 	engine *Engine
 	proto  uint8
+	outer  netip.AddrPort
 	other  End
 	now    time.Duration
 }
@@ -68,7 +69,7 @@ func newTiered(t *testing.T, proto uint8, mode Mode, limits Limits) *tiered {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &tiered{newFakeTier(), e, proto, End{Zone: ZoneUplink}, time.Hour}
+	w := &tiered{newFakeTier(), e, proto, tieredOuter, End{Zone: ZoneUplink}, time.Hour}
 	e.SetTier(w.fakeTier)
 	return w
 }
@@ -86,7 +87,7 @@ func (w *tiered) packet(t *testing.T, way Direction, flags byte, seq, ack uint32
 	default:
 		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
 	}
-	return flowEnds{tieredInner, tieredOuter}.packet(t, way == Ingress, w.proto, l4)
+	return flowEnds{tieredInner, w.outer}.packet(t, way == Ingress, w.proto, l4)
 }
 
 // long sends a packet the long way and remembers it, short the short way.
@@ -316,9 +317,14 @@ func TestTierLeastUsed(t *testing.T) {
 	}
 }
 
-// What a tier has used just now makes no other flow younger, when a table is saved for the next one.
+// What a tier has used just now makes no other flow younger, when a table is saved for the next one; nor do flows that it has used each other, in whatever order
+// they were opened.
 func TestTierSaveOrder(t *testing.T) {
 	w := newTiered(t, ProtoUDP, Enforce, Limits{})
+	w.open(t, 10)
+	first := w.last
+	second := netip.MustParseAddrPort("198.51.100.9:443")
+	w.outer = second
 	w.open(t, 10)
 	w.now += 10 * time.Second
 	outer := netip.MustParseAddrPort("198.51.100.8:443")
@@ -331,8 +337,8 @@ func TestTierSaveOrder(t *testing.T) {
 	}
 	used := map[netip.AddrPort]time.Duration{outer: w.now}
 	w.now += 200 * time.Second
-	used[tieredOuter] = w.now
-	w.forwarded[w.last].Unused = 0
+	used[tieredOuter], used[second] = w.now, w.now-100*time.Second
+	w.forwarded[first].Unused, w.forwarded[w.last].Unused = 0, 100*time.Second
 	next := NewFlowTable(100, NewFlowBudget(100))
 	w.engine.Flows(tieredGuest).Save(w.now, func(f *Flow) {
 		if g, ok := ReadFlow(f.AppendState(nil, w.now), w.now); !ok || !next.Adopt(g, w.now) {
