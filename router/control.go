@@ -48,24 +48,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/neighbours", func(w http.ResponseWriter, _ *http.Request) {
 		r.answer(w, r.Neighbours())
 	})
-	mux.HandleFunc("POST /v1/reload", r.root(func(w http.ResponseWriter, _ *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one
-		a := ReloadAnswer{Diagnostics: []Diagnostic{}}
-		err := r.Reload()
-		r.leaveToNext()
-		var bad *ReloadError
-		if errors.As(err, &bad) {
-			a.Text, a.Diagnostics = bad.Text, bad.Diagnostics
-		}
-		w.Header().Set("Content-Type", "application/json")
-		if a.Reloads = r.reloads.Load(); err != nil {
-			a.Error = err.Error()
-			w.WriteHeader(http.StatusUnprocessableEntity)
-		}
-		if err := json.NewEncoder(w).Encode(a); err != nil {
-			r.log.Debug("answering on the control socket", "error", err)
-		}
-	}))
+	mux.HandleFunc("POST /v1/reload", r.root(r.answerReload))
 	mux.HandleFunc("POST /v1/vifs", r.root(r.answerVif))
 	mux.HandleFunc("GET /v1/vifs", r.root(r.answerVifs))
 	var server *http.Server
@@ -93,6 +76,25 @@ func (r *Router) serveControl(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+func (r *Router) answerReload(w http.ResponseWriter, _ *http.Request) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one
+	a := ReloadAnswer{Diagnostics: []Diagnostic{}}
+	err := r.Reload()
+	r.leaveToNext()
+	var bad *ReloadError
+	if errors.As(err, &bad) {
+		a.Text, a.Diagnostics = bad.Text, bad.Diagnostics
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if a.Reloads = r.reloads.Load(); err != nil {
+		a.Error = err.Error()
+		w.WriteHeader(http.StatusUnprocessableEntity)
+	}
+	if err := json.NewEncoder(w).Encode(a); err != nil {
+		r.log.Debug("answering on the control socket", "error", err)
+	}
 }
 
 // leaveToNext ends a request without an answer where another process has taken over: who has asked asks that one.

@@ -428,13 +428,17 @@ func TestHandedOverAnswersNobody(t *testing.T) {
 	if err := s.Reload(); !errors.Is(err, ErrHandedOver) {
 		t.Errorf("a reload: %v", err)
 	}
-	w := httptest.NewRecorder()
-	defer func() {
-		if e := recover(); e != http.ErrAbortHandler {
-			t.Errorf("a vif: answered %d %s, %v", w.Code, w.Body, e)
-		}
-	}()
-	s.answerVif(w, httptest.NewRequest(http.MethodPost, "/v1/vifs?vif=vif1.0", nil))
+	for path, answer := range map[string]http.HandlerFunc{"/v1/reload": s.answerReload, "/v1/vifs?vif=vif1.0": s.answerVif} {
+		func() {
+			w := httptest.NewRecorder()
+			defer func() {
+				if e := recover(); e != http.ErrAbortHandler {
+					t.Errorf("%s: answered %d %s, %v", path, w.Code, w.Body, e)
+				}
+			}()
+			answer(w, httptest.NewRequest(http.MethodPost, path, nil))
+		}()
+	}
 }
 
 // A service of systemd's is only who has been started by it, not what others start or it has started itself.
