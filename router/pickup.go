@@ -6,5 +6,10 @@ import "time"
 // the keep-alives of most applications.
 const PickUpTime = 5 * time.Minute
 
-// PickUp lets connections go on of which the router has no flows, since the one before it was killed, for PickUpTime; see policy.Engine.PickUp.
-func (r *Router) PickUp() { r.current.Load().engine.PickUp(r.now() + PickUpTime) }
+// PickUp lets connections go on whose flows the router before this one has not left, for PickUpTime; see policy.Engine.PickUp. What Preload has had of
+// them is forgotten: windows have gone on since, and nobody picks up what a flow refuses.
+func (r *Router) PickUp() {
+	engine := r.current.Load().engine
+	engine.Forget()
+	engine.PickUp(r.now() + PickUpTime)
+}
