@@ -39,8 +39,9 @@ func (rounds flowRounds) close() {
 	}
 }
 
-// list calls f with a copy of each flow that is due, and pause (nil: nobody) now and then without a lock held, for the reasons of policy.Engine.Review.
-func (r *Router) list(rounds flowRounds, f func(*policy.Flow), pause func()) {
+// list calls f with a copy of each flow that is due, and pause (nil: nobody) now and then without a lock held, for the reasons of policy.Engine.Review. It
+// returns how many there were.
+func (r *Router) list(rounds flowRounds, f func(*policy.Flow), pause func()) (n int) {
 	wd, flows := r.current.Load(), []policy.Flow(nil)
 	for _, g := range wd.Guests {
 		of, ok := rounds[g.Side]
@@ -53,7 +54,7 @@ func (r *Router) list(rounds flowRounds, f func(*policy.Flow), pause func()) {
 			for i := range flows {
 				f(&flows[i])
 			}
-			if from == 0 {
+			if n += len(flows); from == 0 {
 				break
 			}
 			if pause != nil {
@@ -61,6 +62,7 @@ func (r *Router) list(rounds flowRounds, f func(*policy.Flow), pause func()) {
 			}
 		}
 	}
+	return n
 }
 
 // preload has the next process load flows as often as it asks for it, until it says freeze.

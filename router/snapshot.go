@@ -130,7 +130,8 @@ func (r *Router) save(out io.Writer, rounds flowRounds) error {
 	}
 	return m.write(out, now, func(f func(*policy.Flow)) {
 		if len(rounds) > 0 {
-			r.list(rounds, f, nil)
+			for r.list(rounds, f, nil) > 0 { // the sweep may move flows meanwhile to where they were passed over
+			}
 			return
 		}
 		for _, g := range wd.Guests {
