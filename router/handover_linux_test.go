@@ -266,7 +266,7 @@ func TestTakeOverFails(t *testing.T) {
 	}
 	defer l.Close()
 	var loaded []int
-	if err := h.Preload(func(f *os.File) int {
+	if err := h.Preload(t.Context(), func(f *os.File) int {
 		_, n := readFlows(t, f)
 		if loaded = append(loaded, n); len(loaded) == 2 {
 			forwardsFrom(t, s, cases.MAC2, cases.Two4)

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -112,13 +114,15 @@ func (r *Router) Preload(f io.ReaderAt, size int64) (n int, err error) {
 	return n, err
 }
 
-// Preload loads the flows of the router that runs by load, which closes a snapshot and returns how many flows it had; 0 ends it.
-func (h *Heritage) Preload(load func(*os.File) int) error {
+// Preload loads the flows of the router that runs by load, which closes a snapshot and returns how many flows it had; 0 ends it. So does the end of ctx,
+// which is an error.
+func (h *Heritage) Preload(ctx context.Context, load func(*os.File) int) error {
 	if h.Stored() {
 		return nil
 	}
+	defer context.AfterFunc(ctx, h.p.stop)()
 	last := math.MaxInt
-	for range maxRounds {
+	for round := range maxRounds {
 		err := h.p.send(takeOverMessage{Step: stepPreload}, nil)
 		if err != nil && !ended(err) {
 			return err
@@ -128,10 +132,14 @@ func (h *Heritage) Preload(load func(*os.File) int) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return cmp.Or(context.Cause(ctx), err)
 		}
 		n := load(f)
-		if n <= fewFlows || n > last/4*3 {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		// As many in the first quick round tell only that those before it were slow.
+		if n <= fewFlows || round > besideRounds && n > last/4*3 {
 			return nil
 		}
 		last = n

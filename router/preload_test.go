@@ -2,10 +2,15 @@ package router
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"udrouter/integration/cases"
 	"udrouter/policy"
@@ -87,4 +92,87 @@ func (b *swept) Write(p []byte) (int, error) {
 		b.sweep = nil
 	}
 	return b.Buffer.Write(p)
+}
+
+// oneThatRuns is the next process's side of a hand-over in which snapshots of nothing come for each preload.
+func oneThatRuns(t *testing.T) *Heritage {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &peer{c: connOf(t, pair[1])}
+	go func() {
+		for {
+			if step, err := other.step(frozenWait); err != nil || step != stepPreload {
+				return
+			}
+			fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+			if err == nil {
+				err = other.send(takeOverMessage{Files: []descriptorFor{forSnapshot}}, []int{fd})
+				unix.Close(fd)
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return &Heritage{Lock: -1, Control: -1, p: &peer{c: connOf(t, pair[0])}}
+}
+
+// Rounds go on as long as they become less, which slow ones say nothing of.
+func TestPreloadRounds(t *testing.T) {
+	const many = 100 * fewFlows
+	for _, c := range []struct {
+		flows []int // of a round; the last one again and again
+		want  int   // rounds
+	}{
+		{[]int{0}, 1},
+		{[]int{fewFlows}, 1},
+		{[]int{many, fewFlows}, 2},
+		{[]int{many, many, fewFlows}, 3},
+		{[]int{many, many, many, many / 2, many / 4, fewFlows}, 6},
+		{[]int{many}, 4},
+		{[]int{many, many, many, many / 2}, 5},
+		{[]int{many, 0}, 2},
+	} {
+		n := 0
+		err := oneThatRuns(t).Preload(t.Context(), func(f *os.File) int {
+			f.Close()
+			n++
+			return c.flows[min(n, len(c.flows))-1]
+		})
+		if n != c.want || err != nil {
+			t.Errorf("%v: %d rounds, want %d; %v", c.flows, n, c.want, err)
+		}
+	}
+}
+
+// A next process that is told to end while it loads flows, or waits for them, does not take over.
+func TestPreloadEnds(t *testing.T) {
+	over := errors.New("told to end")
+	for name, waiting := range map[string]bool{"waiting": true, "loading": false} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		h := oneThatRuns(t)
+		if waiting {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.p = &peer{c: connOf(t, pair[0])}
+			other := &peer{c: connOf(t, pair[1])}
+			go func() {
+				_, _ = other.step(frozenWait)
+				cancel(over)
+			}()
+		}
+		err := h.Preload(ctx, func(f *os.File) int {
+			f.Close()
+			cancel(over)
+			return 0
+		})
+		if !errors.Is(err, over) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

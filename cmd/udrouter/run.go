@@ -239,7 +239,7 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 			return fmt.Errorf("confining the process: %w; --confine=off goes without", err)
 		}
 	}
-	lost, err := h.inherit(r, f.pickUp || guard.Recovered(), log)
+	lost, err := h.inherit(ctx, r, f.pickUp || guard.Recovered(), log)
 	if err != nil {
 		return err
 	}

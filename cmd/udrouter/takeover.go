@@ -106,12 +106,13 @@ func (h *heir) listen(c config.Control) (net.Listener, error) {
 	return h.Listener()
 }
 
-// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost; alone says so of one that does not run any more.
-func (h *heir) inherit(r *router.Router, alone bool, log *slog.Logger) (lost bool, err error) {
+// inherit has the other router end, and goes on with what that one knew. It tells whether that is lost; alone says so of one that does not run any more. When
+// ctx ends before the other one is to stop, that one goes on.
+func (h *heir) inherit(ctx context.Context, r *router.Router, alone bool, log *slog.Logger) (lost bool, err error) {
 	if h.Heritage == nil {
 		return alone, nil
 	}
-	err = h.Preload(func(f *os.File) (n int) {
+	err = h.Preload(ctx, func(f *os.File) (n int) {
 		defer f.Close()
 		fi, err := f.Stat()
 		if err == nil {
