@@ -207,8 +207,8 @@ func (r Rounds) Some(list []Flow, from, n int, now time.Duration) (all []Flow, n
 
 // Adopt takes a flow over that another table has listed or ReadFlow has read, with its counters, what is known of its windows and since when it is idle:
 // after a restart no handshake comes again. Its way is found anew, since the generations of another owner are not this one's. It takes the place of what is
-// known of it. It is refused when it has expired, and finds room as Create does. Flows that do not come in the order of their use are put into it by Order,
-// before the table is used otherwise.
+// known of it. It is refused when it has expired, and where the budget has no room for it, which is found as Create finds it. Flows that do not come in the
+// order of their use are put into it by Order, before the table is used otherwise; until then there may be more than the table's maximum.
 func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
 	if !f.valid() {
 		return false
@@ -223,8 +223,12 @@ func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
 	}
 	i := t.find(&f.Key, f.hash)
 	if i == 0 {
+		most := t.max
+		if most > 0 {
+			t.max = math.MaxInt
+		}
 		ref, ok := t.insert(&f, now)
-		if !ok {
+		if t.max = most; !ok {
 			return false
 		}
 		i = ref.index
@@ -250,13 +254,20 @@ func (t *FlowTable) Adopt(f Flow, now time.Duration) bool {
 	return true
 }
 
-// Order puts flows that were adopted into the order of their use, which takes half a second for a million. It holds the lock meanwhile.
+// Order puts flows that were adopted into the order of their use, which takes half a second for a million, and gives up by it what is beyond the maximum. It
+// holds the lock meanwhile.
 func (t *FlowTable) Order() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.disorder {
-		return
+	if t.disorder {
+		t.order()
 	}
+	for t.count > t.max {
+		t.remove(t.oldest())
+	}
+}
+
+func (t *FlowTable) order() {
 	t.disorder = false
 	type place struct {
 		used time.Duration

@@ -160,6 +160,17 @@ func TestOrder(t *testing.T) {
 			t.Fatal("refused")
 		}
 	}
+	few := NewFlowTable(30, NewFlowBudget(100)) // in which those stay that were used last
+	for _, f := range flows {
+		few.Adopt(f, 10*time.Second)
+	}
+	few.Order()
+	verify(t, few)
+	for _, f := range snapshot(few, 10*time.Second) {
+		if f.Opened < 7*time.Second-queueGrain || few.Len() != 30 {
+			t.Errorf("%+v stays, of %d", f, few.Len())
+		}
+	}
 	table.Order()
 	verify(t, table)
 	for at := range 12 {
