@@ -245,7 +245,7 @@ func (r *Router) handOver(p *peer) (err error) {
 	}
 	rounds := flowRounds{}
 	defer rounds.close()
-	if err := r.preload(p, rounds); err != nil {
+	if err := r.preload(p, rounds, time.Now().Add(preloadTime)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), pauseWait)

@@ -27,6 +27,9 @@ const (
 	// preloadWait is how long a side waits for a round of the other's, which leaves the processors to packets.
 	preloadWait = 2 * time.Minute
 
+	// preloadTime bounds all rounds together: reloads and guests that come wait meanwhile.
+	preloadTime = 2 * preloadWait
+
 	// roundAhead is longer than a round takes.
 	roundAhead = time.Hour
 )
@@ -67,10 +70,10 @@ func (r *Router) list(rounds flowRounds, f func(*policy.Flow), pause func()) (n 
 	return n
 }
 
-// preload has the next process load flows as often as it asks for it, until it says freeze.
-func (r *Router) preload(p *peer, rounds flowRounds) error {
+// preload has the next process load flows as often as it asks for it, until it says freeze, or a time has come.
+func (r *Router) preload(p *peer, rounds flowRounds, until time.Time) error {
 	for range maxRounds + 1 {
-		switch step, err := p.step(preloadWait); {
+		switch step, err := p.step(min(preloadWait, time.Until(until))); {
 		case err != nil:
 			return err
 		case step == stepFreeze:
@@ -121,7 +124,7 @@ func (h *Heritage) Preload(ctx context.Context, load func(*os.File) int) error {
 		return nil
 	}
 	defer context.AfterFunc(ctx, h.p.stop)()
-	last := math.MaxInt
+	last, begun := math.MaxInt, time.Now()
 	for round := range maxRounds {
 		err := h.p.send(takeOverMessage{Step: stepPreload}, nil)
 		if err != nil && !ended(err) {
@@ -139,7 +142,7 @@ func (h *Heritage) Preload(ctx context.Context, load func(*os.File) int) error {
 			return err
 		}
 		// As many in the first quick round tell only that those before it were slow.
-		if n <= fewFlows || round > besideRounds && n > last/4*3 {
+		if n <= fewFlows || round > besideRounds && n > last/4*3 || time.Since(begun) > preloadWait {
 			return nil
 		}
 		last = n

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/policy"
 	"udrouter/stack"
@@ -174,5 +175,43 @@ func TestPreloadEnds(t *testing.T) {
 		if !errors.Is(err, over) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Who loads flows longer than all rounds may take does not keep reloads waiting any more, and does not take over.
+func TestPreloadTime(t *testing.T) {
+	s := knowing(t, edit())
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{c: connOf(t, pair[0])}
+	_ = connOf(t, pair[1]) // who says nothing
+	if err := s.preload(p, flowRounds{}, time.Now()); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
+// unplugged is a Hotplug by which nothing is ever named.
+type unplugged struct{}
+
+func (unplugged) Attach(cfg *config.Config) (*config.Config, error) { return cfg, nil }
+func (unplugged) Tell([]config.Attached, []config.Attached)         {}
+func (unplugged) Secured(string, int) error                         { return nil }
+
+// What changes in the kernel while a hand-over keeps reloads waiting is followed, and hotplug looked at when it is through.
+func TestKernelIsFollowedWhileHandingOver(t *testing.T) {
+	s := knowing(t, edit())
+	s.Hotplug = unplugged{}
+	s.reloading.Lock()
+	for _, up := range []bool{false, true} {
+		s.kernel.Uplink.Up = up
+		if err := s.changed(); !errors.Is(err, errBusy) || s.current.Load().kernel.Uplink.Up != up {
+			t.Errorf("the uplink is up: %v, want %v; %v", s.current.Load().kernel.Uplink.Up, up, err)
+		}
+	}
+	s.reloading.Unlock()
+	if err := s.changed(); err != nil {
+		t.Error(err)
 	}
 }

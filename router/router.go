@@ -237,9 +237,18 @@ func (r *Router) housekeep() {
 	r.watchOffload()
 }
 
-// changed follows what may have changed in the kernel. After an error it wants to be called once more.
+// errBusy is why hotplug is looked at later.
+var errBusy = errors.New("a reload or a hand-over is under way")
+
+// changed follows what may have changed in the kernel. After an error it wants to be called once more. It does not wait for a hand-over, which may take
+// minutes, in which the uplink may come and go.
 func (r *Router) changed() error {
-	return errors.Join(r.update(), r.Settle())
+	err := r.update()
+	if !r.reloading.TryLock() {
+		return errors.Join(err, errBusy)
+	}
+	defer r.reloading.Unlock()
+	return errors.Join(err, r.settle())
 }
 
 // update looks at the kernel again. After an error it wants to be called once more.

@@ -33,12 +33,14 @@ type VifList struct {
 
 // Settle binds what hotplug has named by now, and forgets whom it named and who is gone. Guests that stay do not notice.
 func (r *Router) Settle() error {
-	if r.Hotplug == nil {
-		return nil
-	}
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
-	if r.handedOver.Load() {
+	return r.settle()
+}
+
+// settle is Settle with r.reloading held.
+func (r *Router) settle() error {
+	if r.Hotplug == nil || r.handedOver.Load() {
 		return nil // it is the next one's matter, which looks itself
 	}
 	now := r.current.Load().plan.config
