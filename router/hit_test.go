@@ -314,6 +314,38 @@ func TestHitFollows(t *testing.T) {
 	send(gatewayMAC, true)
 }
 
+// What changes about interfaces but the uplink concerns no flow: a guest whose vif comes and goes costs the others nothing. The guest itself has vanished all
+// the same.
+func TestHitOutlivesInterfaces(t *testing.T) {
+	s := newTwins(t, strings.Replace(seedFile, "PROXY", "", 1))[0]
+	k := talks()[12] // UDP
+	send := func() {
+		t.Helper()
+		s.send(stack.Guests, timed(k.kind, [2]policy.MAC{s.RouterMAC, k.mac}, k.guest, k.x, false, 0, 0, 0, 0))
+		if n := len(s.frames(stack.UplinkSide)); n != 1 {
+			t.Fatalf("%d packets were sent: %v", n, s.counts())
+		}
+	}
+	send()
+	send()
+	for _, up := range []map[string]bool{{"vif1.0": false, "vif2.0": true}, {"vif2.0": true}, {"vif1.0": true, "vif2.0": true, "veth0": false}} {
+		before := s.shortWays()
+		s.kernel.Up = up
+		if err := s.update(); err != nil {
+			t.Fatal(err)
+		}
+		if _, there := up["vif1.0"]; there && s.current.Load().states[0].seen.Load() != up["vif1.0"] {
+			t.Errorf("%v: the guest is there: %v", up, !up["vif1.0"])
+		}
+		send()
+		if s.shortWays() == before {
+			t.Errorf("%v: a packet went the long way", up)
+		}
+		s.newWorker(stack.Guests).appearedAll()
+		s.links[stack.UplinkSide].Take()
+	}
+}
+
 // An address that dom0 gains is dom0's: a flow that a guest has opened to it before, when it was somebody else's, is no way around the host block.
 func TestFlowIsNotForWhoGainsTheAddress(t *testing.T) {
 	s := newTwins(t, strings.Replace(seedFile, "PROXY", "", 1))[0]

@@ -282,6 +282,13 @@ func (r *Router) apply(k stack.Kernel, pl *plan) error {
 		r.follow(old)
 		return nil
 	}
+	if old != nil && old.leads(w) { // guests come and go, and nobody's flows have to be decided anew for that
+		w.generation = old.generation
+		r.current.Store(w)
+		r.follow(w)
+		w.vanish(old)
+		return nil
+	}
 	if w.generation = 1; old != nil {
 		w.generation = max(old.generation+1, 1)
 	}
@@ -314,11 +321,7 @@ func (r *Router) apply(k stack.Kernel, pl *plan) error {
 		r.presence.announceAll(w)
 		r.detectDuplicate()
 	}
-	for i, g := range w.Guests {
-		if old.kernel.Up[g.Vif] && !k.Up[g.Vif] {
-			w.states[i].vanished()
-		}
-	}
+	w.vanish(old)
 	return nil
 }
 

@@ -32,7 +32,7 @@ type world struct {
 	global6    netip.Addr // a global address for ICMPv6 errors of a network that has only a link-local gateway
 	guestMTU   int
 	leastMTU   int    // of all links
-	generation uint32 // tells worlds apart; never 0
+	generation uint32 // tells worlds apart in which packets go other ways; never 0
 	isolate    bool
 	host       bool
 	warnings   []string
@@ -238,6 +238,20 @@ func RouterMAC(cfg *config.Config, uplink policy.MAC) policy.MAC {
 }
 
 // same tells whether two worlds differ in nothing that the router goes by.
-func (w *world) same(o *world) bool {
-	return w.plan == o.plan && w.UplinkLL == o.UplinkLL && reflect.DeepEqual(w.kernel, o.kernel)
+func (w *world) same(o *world) bool { return w.leads(o) && maps.Equal(w.kernel.Up, o.kernel.Up) }
+
+// leads tells whether all packets go the same way in two worlds, which then have one generation: interfaces but the uplink may differ in their state.
+func (w *world) leads(o *world) bool {
+	k := w.kernel
+	k.Up = o.kernel.Up
+	return w.plan == o.plan && w.UplinkLL == o.UplinkLL && reflect.DeepEqual(k, o.kernel)
+}
+
+// vanish forgets which guests were there whose vif is not running any more, as it was in the world before.
+func (w *world) vanish(before *world) {
+	for i, g := range w.Guests {
+		if before.kernel.Up[g.Vif] && !w.kernel.Up[g.Vif] {
+			w.states[i].vanished()
+		}
+	}
 }
