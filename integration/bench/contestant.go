@@ -76,7 +76,13 @@ func (c *contestant) up(ctx context.Context) (err error) {
 	if err := c.listen(); err != nil {
 		return err
 	}
-	return c.meet(ctx)
+	if err := c.meet(ctx); err != nil {
+		return err
+	}
+	if c.kernel != nil && !c.kernel.Bind {
+		return nil
+	}
+	return c.refuses(ctx)
 }
 
 // allUp has them all route, on a machine that holds them.

@@ -148,6 +148,17 @@ func counts(t *testing.T, c *contestant, f family) {
 	}
 }
 
+// Who has no policy is found out.
+func TestRefuses(t *testing.T) {
+	for _, c := range start(t, 1) {
+		for _, w := range ways {
+			if err := c.refusesOn(t.Context(), w); (err != nil) != (c.name == "kernel") {
+				t.Errorf("%s, %s: %v", c.name, w, err)
+			}
+		}
+	}
+}
+
 // The whole command, and what it leaves of its settings.
 func TestRun(t *testing.T) {
 	before := settings(t)

@@ -11,7 +11,7 @@
 //	NAME+ebpf    each program once more, with --offload: the kernel forwards flows that it has decided
 //
 // They have the same configuration: one guest with an address of each family, and ten rules in each chain of its policy, of which the last
-// admits everything. A round does each measure with one contestant right after the other, the next round in reverse order. On a machine
+// admits everything. All but the first show, before they are measured, that a forged MAC, a forged source and what a rule drops do not pass. A round does each measure with one contestant right after the other, the next round in reverse order. On a machine
 // that does other things as well, or that is itself virtual, only ratios mean something; they are those of each round, and the
 // table has their median with the least and the greatest.
 //
