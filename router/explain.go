@@ -299,7 +299,8 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) A
 	}
 	neighbours := p.EtherType == policy.EtherARP || p.IsND()
 	if from.Zone == policy.ZoneHost && e.passesBy(p, from) {
-		a.By, a.Text = "dom0", "Dom0's kernel sends it without the router"
+		to, guest, _ := e.world.way(p, from)
+		a.To, a.By, a.Text = targetName(to, guest), "dom0", "Dom0's kernel sends it without the router"
 		return a
 	}
 	if from.Zone == policy.ZoneUplink && e.world.Held[dst] && (!neighbours || p.IsND() && p.ICMPType == policy.RedirectMessage) {
