@@ -45,6 +45,51 @@ func (s *sim) connect(a, b netip.AddrPort) {
 	}
 }
 
+// A solicitation that is on its way to another host is not the router's to answer, on either side (RFC 4861 7.2.3); one to the target itself, to a group, or to
+// another of the router's addresses is.
+func TestSolicitationToAnother(t *testing.T) {
+	s := seed(t)
+	s.learn()
+	own, group := cases.Router6, policy.SolicitedNode(cases.Router6)
+	for _, c := range []struct {
+		side    stack.Side
+		dst     netip.Addr
+		target  netip.Addr
+		answers int
+	}{
+		{stack.Guests, cases.Two6, own, 0},
+		{stack.Guests, cases.X6, own, 0},
+		{stack.Guests, own, own, 1},
+		{stack.Guests, group, own, 1},
+		{stack.Guests, linkLocal1, own, 1},
+		{stack.Guests, own, linkLocal1, 1},
+		{stack.Guests, cases.Two6, cases.Two6, 1}, // asked anew by who knows it
+		{stack.UplinkSide, cases.Two6, cases.One6, 0},
+		{stack.UplinkSide, cases.X6, cases.One6, 0},
+		{stack.UplinkSide, cases.One6, cases.One6, 1},
+		{stack.UplinkSide, policy.SolicitedNode(cases.One6), cases.One6, 1},
+		{stack.UplinkSide, s.net.UplinkLL, cases.One6, 1},
+		{stack.UplinkSide, cases.One6, s.net.UplinkLL, 0},
+	} {
+		f := cases.NS(s.RouterMAC, cases.MAC1, cases.One6, c.dst, c.target, cases.MAC1)
+		if c.side == stack.UplinkSide {
+			f = cases.NS(eth0MAC, gatewayMAC, cases.Gateway6, c.dst, c.target, gatewayMAC)
+		}
+		before := s.counts()[policy.NDMalformed]
+		s.links[c.side].Take()
+		s.send(c.side, f)
+		answers := 0
+		for _, p := range s.frames(c.side) {
+			if p.IsND() && p.ICMPType == policy.NeighborAdvertisement && p.ND.Target == c.target {
+				answers++
+			}
+		}
+		if dropped := s.counts()[policy.NDMalformed] - before; answers != c.answers || dropped != uint64(1-c.answers) {
+			t.Errorf("side %d, to %v for %v: %d answers, %d dropped", c.side, c.dst, c.target, answers, dropped)
+		}
+	}
+}
+
 // What a link-layer option or an ARP packet of the uplink says cannot be nobody, a group or this host.
 func TestImpossibleMACsFromUplink(t *testing.T) {
 	for _, mac := range []policy.MAC{{}, {1, 0, 0x5e, 0, 0, 1}, eth0MAC} {

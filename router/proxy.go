@@ -59,6 +59,10 @@ func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	if p.ICMPType != policy.NeighborSolicitation {
 		return
 	}
+	if wd.toAnother(p) {
+		w.drop(g, policy.NDMalformed)
+		return
+	}
 	target, probe := p.ND.Target, p.Src.IsUnspecified()
 	taken := target.IsLinkLocalUnicast() && probe && wd.linkLocalTaken(g, target)
 	if !taken && !w.answersGuest(g, target) {
@@ -84,6 +88,12 @@ func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	// To that guest's MAC also where the address is all nodes' (RFC 6085 3): its neighbours must not hear that an address
 	// of theirs is somebody else's.
 	w.out[stack.Guests] = append(w.out[stack.Guests], stack.BuildNA(g.MAC, wd.RouterMAC, linkLocal1, to, target, flags))
+}
+
+// toAnother tells whether a solicitation is on its way to another host: a node answers what it receives for itself (RFC 4861 7.2.3), and neighbour
+// discovery passes no router.
+func (wd *world) toAnother(p *policy.Packet) bool {
+	return !p.Dst.IsMulticast() && p.Dst != p.ND.Target && !wd.Own[p.Dst] && p.Dst != wd.UplinkLL
 }
 
 // linkLocalTaken tells whether a link-local address is another guest's.
@@ -149,6 +159,10 @@ func (w *worker) uplinkNA(p *policy.Packet) {
 
 func (w *worker) uplinkNS(p *policy.Packet) {
 	wd := w.world
+	if wd.toAnother(p) {
+		w.drop(nil, policy.NDMalformed)
+		return
+	}
 	if p.ND.HasSource {
 		w.neighbours.claimed(p.Src, p.ND.SourceLL)
 	}
