@@ -195,7 +195,10 @@ func (r Rounds) Some(list []Flow, from, n int, now time.Duration) (all []Flow, n
 			if i == 0 || int(i) > t.used || t.at(i).serial == 0 {
 				continue
 			}
-			t.withdraw(i)
+			if t.at(i).offloaded != 0 { // a system call, as dear as to list some
+				t.withdraw(i)
+				n -= 15
+			}
 			if n--; !t.at(i).expired(now) {
 				list = append(list, *t.at(i))
 			}
