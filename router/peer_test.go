@@ -67,6 +67,7 @@ func newKernelPeer(tb testing.TB) *kernelPeer {
 	k.net = cases.Net{Eth0: l.Dom0.MAC, Gateway: l.Gateway.MAC, UplinkLL: policy.EUI64(l.Dom0.MAC)}
 	k.net.Router, err = l.Dom0.LinkMAC(bridge)
 	ok(err)
+	ok(l.Dom0.AddAddr(bridge, netip.PrefixFrom(linkLocal1, 64))) // as the router has it
 	h, err := l.Dom0.Handle()
 	ok(err)
 	for _, g := range l.Guests { // whoever sends with whatever MAC, the bridge does not believe it
