@@ -247,7 +247,7 @@ func (s *stage) watchFrame(c cases.Case, at cases.Place, f []byte, o *observed) 
 	case c.Reason == policy.VLAN && s.fromRouter(f): // a priority tag, which 802.1Q lets a station take off
 	case (c.Reason == policy.None || noError(c)) && !s.fromRouter(f):
 	case at == cases.Uplink:
-		if !rightly(c.Reason) {
+		if s.Proc != nil || !rightly(c.Reason) {
 			o.see(&o.provider, "at the uplink: %x", f)
 		}
 	case at == cases.Dom0:

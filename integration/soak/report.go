@@ -99,6 +99,9 @@ func (s *soak) judge() {
 	if n := st.Drops[policy.Internal.String()]; n != 0 {
 		s.complain("%d defects were met", n)
 	}
+	if forged := s.done["forged frames"]; forged != nil && forged.well.Load() > 100 && st.Drops[policy.IPBinding.String()] == 0 {
+		s.complain("%d forged frames were sent, and none has an address that is not its guest's", forged.well.Load())
+	}
 	if st.Flows.Active > st.Flows.Max {
 		s.complain("%d flows, of at most %d", st.Flows.Active, st.Flows.Max)
 	}

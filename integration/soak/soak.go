@@ -35,6 +35,7 @@ type soak struct {
 	proc     *lab.Proc
 	conns    []*lab.Conn // of guests that behave, by number
 	watch    *lab.MACWatch
+	leaked   *lab.Sniffer // see leaks
 	progress io.Writer
 	started  time.Time
 
@@ -75,6 +76,9 @@ func (s *soak) begin(ctx context.Context) (err error) {
 		return err
 	}
 	if s.watch, err = s.Gateway.WatchMACs(s.Gateway.Link, s.Dom0.MAC); err != nil {
+		return err
+	}
+	if s.leaked, err = s.Gateway.Sniff(s.Gateway.Link, lab.SniffOptions{BPF: leaks}); err != nil {
 		return err
 	}
 	// A provider's router that gets another MAC tells everybody.
@@ -122,6 +126,9 @@ func (s *soak) close() error {
 			errs = append(errs, c.ns.Close())
 		}
 	}
+	if s.leaked != nil {
+		errs = append(errs, s.leaked.Close())
+	}
 	if s.watch != nil {
 		errs = append(errs, s.watch.Close())
 	}
@@ -152,6 +159,9 @@ func (s *soak) run(ctx context.Context) error {
 	s.served(ctx)
 	if err := s.sample(ctx); err != nil {
 		return err
+	}
+	if f := s.leaked.Frames(); len(f) > 0 {
+		s.complain("%d forged frames came to the provider, the first is %x", len(f), f[0].Data)
 	}
 	if seen := s.watch.Foreign(); len(seen) > 0 {
 		s.complain("the provider's router has seen foreign MACs: %v", seen)

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/net/bpf"
+
 	"udrouter/integration/lab"
 	"udrouter/policy"
 )
@@ -107,6 +109,19 @@ func (s *soak) forge(ctx context.Context, rng *rand.Rand) error {
 			return err
 		}
 	}
+}
+
+// leaks takes the frames on the provider's side that are forgeries by where they go to: nobody sends anything else there.
+var leaks = []bpf.Instruction{
+	bpf.LoadAbsolute{Off: 12, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: policy.EtherIPv4, SkipFalse: 2},
+	bpf.LoadAbsolute{Off: policy.EthernetLen + 16, Size: 4},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 203<<24 | 113<<8 | 9, SkipTrue: 3, SkipFalse: 4},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: policy.EtherIPv6, SkipFalse: 3},
+	bpf.LoadAbsolute{Off: policy.EthernetLen + 36, Size: 4}, // 2001:db8:ffff::9
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 9, SkipFalse: 1},
+	bpf.RetConstant{Val: 1 << 16},
+	bpf.RetConstant{Val: 0},
 }
 
 // forgery is a frame of a guest's that nobody may ever see.
