@@ -15,7 +15,7 @@ import (
 	"udrouter/stack"
 )
 
-// sequence is a router that gets plausible frames in any order, with time, the uplink and the file changing in between. What it sends keeps to the
+// sequence is a router that gets plausible frames in any order, with time, the uplink and its MTU changing in between. What it sends keeps to the
 // promises whatever it was sent, and in the end everybody is served.
 func sequence(t *rapid.T, tb testing.TB) {
 	s := knowing(tb, meeting(seedFile))
