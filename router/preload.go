@@ -123,6 +123,7 @@ func (h *Heritage) Preload(ctx context.Context, load func(*os.File) int) error {
 	if h.Stored() {
 		return nil
 	}
+	defer context.AfterFunc(ctx, h.p.stop)()
 	last, begun := math.MaxInt, time.Now()
 	for round := range maxRounds {
 		err := h.p.send(takeOverMessage{Step: stepPreload}, nil)
