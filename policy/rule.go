@@ -159,6 +159,15 @@ func ParseProto(s string) (int, bool) {
 	return n, ok
 }
 
+// ParseProtoOrNumber is ParseProto that takes numbers from 0 to 255 as well.
+func ParseProtoOrNumber(s string) (int, bool) {
+	if n, ok := ParseProto(s); ok {
+		return n, true
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	return int(n), err == nil
+}
+
 // ProtoName is the file's name for a protocol, or its number.
 func ProtoName(n int) string {
 	for word, m := range protoWords {

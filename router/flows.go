@@ -18,9 +18,7 @@ const (
 	defaultFlows = 100
 	maxListed    = 50_000 // flows of an answer
 
-	// A walk over all flows gives way so often.
-	walkStep  = 4096
-	walkPause = time.Millisecond
+	walkStep = 4096 // flows, after which a walk over all of them gives way, as a review
 )
 
 // FlowList is what GET /v1/flows answers, and `udrouter flows --json` prints. Fields are only ever added.
@@ -88,11 +86,8 @@ func parseFlowQuestion(v url.Values) (q flowQuestion, err error) {
 				return q, fmt.Errorf("state %q: want one of %s", s, strings.Join(policy.FlowStates(), ", "))
 			}
 		case "proto":
-			n, ok := policy.ParseProto(s)
-			if !ok {
-				n, err = strconv.Atoi(s)
-			}
-			if q.proto = n; err != nil || n < 0 || n > 255 {
+			var ok bool
+			if q.proto, ok = policy.ParseProtoOrNumber(s); !ok {
 				return q, fmt.Errorf("proto %q: want tcp, udp, icmp, icmpv6, or a number up to 255", s)
 			}
 		case "addr":
@@ -174,7 +169,7 @@ func (r *Router) Flows(query url.Values) (FlowList, error) {
 	for _, g := range wd.Guests {
 		wd.engine.Flows(g).Each(now, func(f *policy.Flow) bool {
 			if looked++; looked%walkStep == 0 {
-				time.Sleep(walkPause)
+				time.Sleep(reviewPause)
 			}
 			if domu != nil && f.From != domu.Side && f.To != domu.Side || !q.selects(f) {
 				return true

@@ -37,7 +37,7 @@ and 0 when there are warnings alone, which may be meant.`,
 					socket = o.Config.Control.Socket
 				}
 			}
-			s, _, err := askStatus(c.Context(), socket)
+			s, err := askStatus(c.Context(), socket)
 			o.Router = doctor.Router{Err: err, ForeignMAC: s.ForeignMAC, Warnings: s.Warnings}
 			findings, err := doctor.Run(o)
 			if e := showFindings(c, o, findings, asJSON); e != nil {

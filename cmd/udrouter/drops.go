@@ -36,7 +36,7 @@ func dropsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "drops", Short: "Show what did not pass, by reason and domu", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, _, err := askStatus(c.Context(), socket)
+			s, err := askStatus(c.Context(), socket)
 			if err != nil {
 				return err
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -119,12 +118,9 @@ func address(takes, s string) (netip.Addr, error) {
 }
 
 func protocol(s string) (int, error) {
-	if n, ok := policy.ParseProto(s); ok {
-		return n, nil
-	}
-	n, err := strconv.ParseUint(s, 10, 8)
-	if err != nil {
+	n, ok := policy.ParseProtoOrNumber(s)
+	if !ok {
 		return 0, fmt.Errorf("--proto takes tcp, udp, icmp, icmpv6 or a number from 0 to 255, not %q", s)
 	}
-	return int(n), nil
+	return n, nil
 }

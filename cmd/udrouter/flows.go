@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -93,7 +93,7 @@ func completeDomus(socket *string) cobra.CompletionFunc {
 // completeStatus completes what a running router's status has; nothing where none answers.
 func completeStatus(socket *string, words func(router.Status) []string) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		s, _, err := askStatus(c.Context(), *socket)
+		s, err := askStatus(c.Context(), *socket)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -132,25 +132,15 @@ func showFlows(ctx context.Context, out io.Writer, socket string, query url.Valu
 		return errors.New(strings.TrimSpace(string(body)))
 	case code != http.StatusOK:
 		return fmt.Errorf("the router answered %d", code)
-	case asJSON:
-		_, err := out.Write(body)
-		return err
 	}
-	var l router.FlowList
-	if err := json.Unmarshal(body, &l); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
-	}
-	return printFlows(out, l)
+	return show(out, body, asJSON, printFlows)
 }
 
 func printFlows(out io.Writer, l router.FlowList) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "DOMU\tFROM\tTO\tPROTO\tSOURCE\tDESTINATION\tSTATE\tAGE\tIDLE\tSENT\tREPLIED\tRULE")
 	for _, f := range l.Flows {
-		rule := f.Rule
-		if rule == "" {
-			rule = "-"
-		}
+		rule := cmp.Or(f.Rule, "-")
 		if f.Shadow {
 			rule += " (shadow)"
 		}

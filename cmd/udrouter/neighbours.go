@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -22,15 +21,7 @@ func neighboursCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				_, err := c.OutOrStdout().Write(body)
-				return err
-			}
-			var l router.NeighbourList
-			if err := json.Unmarshal(body, &l); err != nil {
-				return fmt.Errorf("reading the answer: %w", err)
-			}
-			return printNeighbours(c.OutOrStdout(), l)
+			return show(c.OutOrStdout(), body, asJSON, printNeighbours)
 		},
 	}
 	socketFlags(c, &socket, &asJSON)

@@ -29,15 +29,11 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show what the running router does", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, body, err := askStatus(c.Context(), socket)
+			body, err := ask(c.Context(), socket, "/v1/status")
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				_, err := c.OutOrStdout().Write(body)
-				return err
-			}
-			return printStatus(c.OutOrStdout(), s)
+			return show(c.OutOrStdout(), body, asJSON, printStatus)
 		},
 	}
 	socketFlags(c, &socket, &asJSON)
@@ -50,15 +46,33 @@ func socketFlags(c *cobra.Command, socket *string, asJSON *bool) {
 	c.Flags().BoolVar(asJSON, "json", false, "print JSON")
 }
 
-// askStatus is a running router's status, decoded and as it came.
-func askStatus(ctx context.Context, socket string) (s router.Status, body []byte, err error) {
-	if body, err = ask(ctx, socket, "/v1/status"); err != nil {
-		return s, nil, err
+// askStatus is a running router's status.
+func askStatus(ctx context.Context, socket string) (s router.Status, err error) {
+	body, err := ask(ctx, socket, "/v1/status")
+	if err != nil {
+		return s, err
 	}
-	if err := json.Unmarshal(body, &s); err != nil {
-		return s, nil, fmt.Errorf("reading the answer: %w", err)
+	return s, decode(body, &s)
+}
+
+// show prints an answer as it came, or with print what it says.
+func show[T any](out io.Writer, body []byte, asJSON bool, print func(io.Writer, T) error) error {
+	if asJSON {
+		_, err := out.Write(body)
+		return err
 	}
-	return s, body, nil
+	var what T
+	if err := decode(body, &what); err != nil {
+		return err
+	}
+	return print(out, what)
+}
+
+func decode(body []byte, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	return nil
 }
 
 // ask sends a GET to the control socket and returns the answer's body.

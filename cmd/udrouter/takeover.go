@@ -112,16 +112,19 @@ func (h *heir) inherit(ctx context.Context, r *router.Router, alone bool, log *s
 	if h.Heritage == nil {
 		return alone, nil
 	}
-	err = h.Preload(ctx, func(f *os.File) (n int) {
+	read := func(f *os.File, by func(size int64) error) {
 		defer f.Close()
 		fi, err := f.Stat()
 		if err == nil {
-			n, err = r.Preload(f, fi.Size())
+			err = by(fi.Size())
 		}
 		if err != nil {
 			log.Error("the flows of the router before this one are lost", "error", err)
 			lost = true
 		}
+	}
+	err = h.Preload(ctx, func(f *os.File) (n int) {
+		read(f, func(size int64) (err error) { n, err = r.Preload(f, size); return err })
 		return n
 	})
 	if err != nil {
@@ -135,26 +138,13 @@ func (h *heir) inherit(ctx context.Context, r *router.Router, alone bool, log *s
 		log.Warn("what the router before this one knew did not come: its flows are lost")
 		lost = true
 	} else {
-		lost = restore(r, snapshot, log) || lost
+		read(snapshot, func(size int64) error { return r.Restore(snapshot, size) })
 	}
 	if err := h.Taken(); err != nil {
 		return false, fmt.Errorf("taking over from the router that runs: %w", err)
 	}
 	h.Heritage, h.waits = nil, false
 	return lost, nil
-}
-
-// restore tells whether a snapshot cannot be used.
-func restore(r *router.Router, f *os.File, log *slog.Logger) (lost bool) {
-	defer f.Close()
-	fi, err := f.Stat()
-	if err == nil {
-		err = r.Restore(f, fi.Size())
-	}
-	if err != nil {
-		log.Error("the flows of the router before this one are lost", "error", err)
-	}
-	return err != nil
 }
 
 // abandon leaves everything to the router that runs, where that has not ended for this one, and returns the error that there is nevertheless: none

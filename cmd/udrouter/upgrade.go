@@ -84,7 +84,7 @@ func awaitNext(c *cobra.Command, socket string) error {
 	ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
 	defer cancel()
 	for {
-		s, _, err := askStatus(ctx, socket)
+		s, err := askStatus(ctx, socket)
 		if err == nil {
 			gap := time.Duration(s.Gap * float64(time.Second))
 			fmt.Fprintf(c.OutOrStdout(), "udrouter %s runs; nobody forwarded for %v\n", s.Version, gap)

@@ -224,6 +224,18 @@ func describe(a config.Attached) string {
 	return string(a.State)
 }
 
+func printVifs(out io.Writer, list router.VifList) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(w, "VIF\tMAC\tDOMAIN\tSTATE\tDOMU\tBY\tADDRESSES\n")
+	for _, v := range list.Vifs {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable(v.Vif), printable(v.MAC), printable(v.Domain), v.State, v.Domu, v.By, printable(strings.Join(v.Addresses, " ")))
+		if v.Text != "" {
+			fmt.Fprintf(w, "\t%s\n", v.Text)
+		}
+	}
+	return w.Flush()
+}
+
 func vifListCommand() *cobra.Command {
 	var socket string
 	var asJSON bool
@@ -234,23 +246,7 @@ func vifListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				_, err := c.OutOrStdout().Write(body)
-				return err
-			}
-			var list router.VifList
-			if err := json.Unmarshal(body, &list); err != nil {
-				return fmt.Errorf("reading the answer: %w", err)
-			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintf(w, "VIF\tMAC\tDOMAIN\tSTATE\tDOMU\tBY\tADDRESSES\n")
-			for _, v := range list.Vifs {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", printable(v.Vif), printable(v.MAC), printable(v.Domain), v.State, v.Domu, v.By, printable(strings.Join(v.Addresses, " ")))
-				if v.Text != "" {
-					fmt.Fprintf(w, "\t%s\n", v.Text)
-				}
-			}
-			return w.Flush()
+			return show(c.OutOrStdout(), body, asJSON, printVifs)
 		},
 	}
 	socketFlags(c, &socket, &asJSON)
