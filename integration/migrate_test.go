@@ -66,11 +66,7 @@ func TestMigration(t *testing.T) {
 
 	// Nobody tells the guests where their gateway is once the kernel has it again. They find out within a minute; here it is seconds.
 	for _, g := range l.Guests {
-		for _, v := range []string{"4", "6"} {
-			for key, value := range map[string]string{"base_reachable_time_ms": "500", "delay_first_probe_time": "1", "retrans_time_ms": "200"} {
-				must(t, g.SetSysctl("net.ipv"+v+".neigh."+g.Link+"."+key, value))
-			}
-		}
+		must(t, g.HurryNeighbours(g.Link))
 	}
 	must(t, p.Stop())
 	same(t, l, bare)

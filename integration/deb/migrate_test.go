@@ -181,18 +181,14 @@ func TestMigration(t *testing.T) {
 		t.Errorf("%d frames with a foreign MAC", status.ForeignMAC)
 	}
 
-	// Undone. Guests are in no hurry to find the gateway's old MAC unless they are told.
+	// Undone. Guests are in no hurry to find the gateway's old MAC unless they are told; these are.
+	for _, g := range h.Guests {
+		must(t, g.HurryNeighbours(g.Link))
+	}
 	h.run("systemctl", "stop", "udrouter")
 	h.run("bridge", "link", "set", "dev", two.Vif, "locked", "off", "isolated", "off", "learning", "on", "flood", "on", "mcast_flood", "on", "bcast_flood", "on")
-	h.run("sysctl", "-p")
 	h.run("ifup", "--force", "dummy0")
-	for _, g := range h.Guests {
-		for _, v := range []string{"4", "6"} {
-			for key, value := range map[string]string{"base_reachable_time_ms": "500", "delay_first_probe_time": "1", "retrans_time_ms": "200"} {
-				must(t, g.SetSysctl("net.ipv"+v+".neigh."+g.Link+"."+key, value))
-			}
-		}
-	}
+	h.run("sysctl", "-p")
 	all("when the kernel routes again")
 	stop()
 	for _, b := range conns {

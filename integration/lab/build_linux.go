@@ -156,6 +156,15 @@ func (l *Lab) buildUpstream() (err error) {
 			return err
 		}
 	}
+	// X stands for hosts behind many routers: what these tell each other of a better way, while dom0 has none to a guest, is not for it (it would
+	// look for the guest on its own link for minutes).
+	for _, v := range []string{"4", "6"} {
+		for _, conf := range []string{"all", "default"} {
+			if err := x.SetSysctl("net.ipv"+v+".conf."+conf+".accept_redirects", "0"); err != nil {
+				return err
+			}
+		}
+	}
 	if err := addVeth(end{x.NS, x.Link, x.MAC}, end{ns: gw.NS, link: GatewayWAN}, l.opts.MTU); err != nil {
 		return err
 	}

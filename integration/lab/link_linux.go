@@ -262,6 +262,30 @@ func (n *NS) Neighbour(link string, a netip.Addr) (mac policy.MAC, ok bool, err 
 	return mac, ok, err
 }
 
+// HurryNeighbours has the kernel ask anew after less than a second of silence where a neighbour on a link is, of those it knows already too: by itself it may take a minute.
+func (n *NS) HurryNeighbours(link string) error {
+	for _, v := range []string{"4", "6"} {
+		for key, value := range map[string]string{"base_reachable_time_ms": "500", "delay_first_probe_time": "1", "retrans_time_ms": "200"} {
+			if err := n.SetSysctl("net.ipv"+v+".neigh."+sysctlName(link)+"."+key, value); err != nil {
+				return err
+			}
+		}
+	}
+	// The timer of an entry that has been found runs as it was set then.
+	return n.onLink("forgetting neighbours on", link, func(h *netlink.Handle, l netlink.Link) error {
+		list, err := h.NeighList(l.Attrs().Index, 0)
+		for _, e := range list {
+			if e.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+				continue
+			}
+			if err := h.NeighDel(&e); err != nil && !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+		}
+		return err
+	})
+}
+
 // ready tells whether a link is up with carrier and, where it should have one, has a link-local
 // address, and whether none of its IPv6 addresses is tentative.
 func (n *NS) ready(link string, wantLinkLocal bool) (ok bool, err error) {
