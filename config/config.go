@@ -217,12 +217,6 @@ func (c *Config) NetworkOf(a netip.Addr) *Network {
 // NotEnforced names, a line each, what the file asks for and the router does not do yet.
 func (c *Config) NotEnforced() []string {
 	var lines []string
-	for i := range c.Networks {
-		n := &c.Networks[i]
-		if n.RA != nil || n.DHCP != nil {
-			lines = append(lines, fmt.Sprintf("network %q (%s): guests are not configured by its ra and dhcp blocks yet", n.Name, n.Range))
-		}
-	}
 	if c.Metrics != nil {
 		lines = append(lines, fmt.Sprintf("metrics: nothing listens on %s yet", c.Metrics.Listen))
 	}

@@ -287,15 +287,22 @@ func (d *decoder) decodeNetwork(raw *rawNetwork, i int) {
 		if f == ip4 {
 			d.errorf(raw.RA.At, "Router advertisements in an IPv4 network", "Only IPv6 has them. Remove the block; dhcp configures the guests of an IPv4 network.")
 		}
-		n.RA = &RA{Lifetime: d.duration(raw.RA.Lifetime, 30*time.Minute, maxLifetime), DNS: d.addrs(raw.RA.DNS, ip6)}
+		n.RA = &RA{Lifetime: d.duration(raw.RA.Lifetime, 30*time.Minute, minLifetime, maxLifetime), DNS: d.addrs(raw.RA.DNS, ip6)}
 	}
 	if raw.DHCP != nil {
-		n.DHCP = &DHCP{Lease: d.duration(raw.DHCP.Lease, time.Hour, 365*24*time.Hour), DNS: d.addrs(raw.DHCP.DNS, f)}
+		n.DHCP = &DHCP{Lease: d.duration(raw.DHCP.Lease, time.Hour, minLease, 365*24*time.Hour), DNS: d.addrs(raw.DHCP.DNS, f)}
 	}
 }
 
-// maxLifetime is the longest Router Lifetime that a router may advertise (RFC 4861 6.2.1).
-const maxLifetime = 9000 * time.Second
+// minLifetime and maxLifetime bound the Router Lifetime (RFC 4861 6.2.1): a router advertises every four seconds at most, and three times in a lifetime, so that one may
+// get lost.
+const (
+	minLifetime = 12 * time.Second
+	maxLifetime = 9000 * time.Second
+)
+
+// minLease keeps guests from asking all the time.
+const minLease = time.Minute
 
 // addrs is a list of unicast addresses of one family.
 func (d *decoder) addrs(a *hcl.Attribute, f family) (list []netip.Addr) {
@@ -387,8 +394,8 @@ func (d *decoder) decodeProxy(raw *rawProxy, n *Network, f family) {
 		p.Answer, _ = oneWord(d.reporter, raw.Answer, p.Answer, choice[Answer]{"bound", AnswerBound}, choice[Answer]{"learned", AnswerLearned})
 		p.Router = d.boolean(raw.Router, p.Router)
 		p.Override = d.boolean(raw.Override, p.Override)
-		p.TTL = d.duration(raw.TTL, p.TTL, 24*time.Hour)
-		p.Timeout = d.duration(raw.Timeout, p.Timeout, 10*time.Second)
+		p.TTL = d.duration(raw.TTL, p.TTL, time.Millisecond, 24*time.Hour)
+		p.Timeout = d.duration(raw.Timeout, p.Timeout, time.Millisecond, 10*time.Second)
 		p.Announce = d.boolean(raw.Announce, p.Announce)
 		p.Source, _ = oneWord(d.reporter, raw.Source, p.Source, choice[Source]{"link-local", SourceLinkLocal}, choice[Source]{"target", SourceTarget})
 	}

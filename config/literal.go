@@ -240,8 +240,8 @@ func oneWord[T any](r *reporter, a *hcl.Attribute, dflt T, choices ...choice[T])
 	return dflt, false
 }
 
-// duration is a time such as "30s", from a millisecond to most.
-func (r *reporter) duration(a *hcl.Attribute, dflt, most time.Duration) time.Duration {
+// duration is a time such as "30s", from least to most.
+func (r *reporter) duration(a *hcl.Attribute, dflt, least, most time.Duration) time.Duration {
 	takes := fmt.Sprintf("a duration in quotes, such as %q", short(dflt))
 	v := r.scalar(a, takes)
 	if v.ok() && v.v.Type() == cty.Number {
@@ -256,8 +256,8 @@ func (r *reporter) duration(a *hcl.Attribute, dflt, most time.Duration) time.Dur
 	switch {
 	case err != nil:
 		r.errorf(v.at, "Malformed duration", "%s takes %s. The units are ms, s, m and h.", a.Name, takes)
-	case d < time.Millisecond || d > most:
-		r.errorf(v.at, "Duration out of range", "%s is from 1ms to %s.", a.Name, short(most))
+	case d < least || d > most:
+		r.errorf(v.at, "Duration out of range", "%s is from %s to %s.", a.Name, short(least), short(most))
 	default:
 		return d
 	}

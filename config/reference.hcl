@@ -44,17 +44,18 @@ network "v6" {
   gateway  = "2001:db8:3:2:1::1"
   upstream = "proxied"
 
-  # Router advertisements to the guests, by which they find their gateway. Default: none.
+  # Router advertisements to the guests, by which they find their gateway: each is told by itself, and makes an address of its own out of a prefix only where it may use
+  # it: where it is bound to 64 bits of it, or to the address that its MAC makes and there is no dhcp block. Default: none.
   #ra {
-    # How long the default route lasts; at most "2h30m". Default: "30m".
+    # How long the default route lasts; from "12s" to "2h30m". Default: "30m".
     #lifetime = "20m"
     # Name servers. Default: none.
     #dns = ["2001:db8:3:2:1::1"]
   #}
 
-  # DHCP for the guests, from what they are bound to; in an IPv4 network as well. Default: none.
+  # DHCP for the guests, from what they are bound to; in an IPv4 network as well. In an IPv6 network they ask for it when an ra block says so. Default: none.
   #dhcp {
-    # Default: "1h".
+    # At least "1m". Default: "1h".
     #lease = "12h"
     # Name servers. Default: none.
     #dns = ["2001:db8:3:2:1::1"]

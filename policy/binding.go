@@ -50,6 +50,7 @@ type Network struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr // the router's address in it; may be link-local
 	Proxied bool       // on-link at the provider
+	DHCP    bool       // the router serves its guests
 }
 
 // Bindings tell which guest a MAC or an address belongs to. They are immutable; concurrent use is safe. Lookups cost the

@@ -1,6 +1,9 @@
 package policy
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 // Ports of DHCP (RFC 2131 4.1, RFC 8415 7.2).
 const (
@@ -41,6 +44,57 @@ func (v *View) isDHCP(p *Packet, guest bool) bool {
 		return guest && !ownRequest(body, p.SrcMAC)
 	}
 	return body[0] == bootReply
+}
+
+// dhcpAgents are all DHCPv6 relays and servers of a link (RFC 8415 7.1).
+var dhcpAgents = netip.AddrFrom16([16]byte{0xff, 2, 13: 1, 15: 2})
+
+// guestDHCP lets what a client says to every server pass to the router's own, where that serves the guest: in one piece, without anything between the headers, and about
+// the guest itself, from no address or from one that it may have.
+func (v *View) guestDHCP(g *Guest, p *Packet) Reason {
+	if !v.servesDHCP(g, p.IsIPv6()) || !v.toServer(p) || p.FragHdr || p.HopOption != 0 || p.Routed {
+		return DHCPGuard
+	}
+	body := p.Frame[p.L4+8:]
+	if p.IsIPv6() {
+		if !p.Src.IsLinkLocalUnicast() || !clientDHCPv6(body, true) {
+			return DHCPGuard
+		}
+		return v.guestSource(g, p)
+	}
+	if len(body) < bootpLen || body[0] != bootRequest || !ownRequest(body, p.SrcMAC) {
+		return DHCPGuard
+	}
+	if p.Src.IsUnspecified() {
+		return None
+	}
+	return v.guestSource(g, p)
+}
+
+// ForServer tells whether a guest's packet that has passed the guards is for the router's DHCP server.
+func (v *View) ForServer(g *Guest, p *Packet) bool {
+	return v.toServer(p) && v.servesDHCP(g, p.IsIPv6())
+}
+
+// toServer tells whether a datagram in one piece goes to where DHCP servers listen: everybody's, or the router's address.
+func (v *View) toServer(p *Packet) bool {
+	switch {
+	case p.Proto != ProtoUDP || p.L4 == 0 || p.Fragment || p.GSOType != GSONone:
+		return false
+	case p.IsIPv6():
+		return p.DstPort == dhcp6Server && p.Dst == dhcpAgents
+	}
+	return p.DstPort == bootpServer && (Classify(p.Dst) == BroadcastIP || v.Own[p.Dst])
+}
+
+// servesDHCP tells whether a guest has an address in a network whose guests are served.
+func (v *View) servesDHCP(g *Guest, v6 bool) bool {
+	for _, a := range g.Addrs {
+		if n := v.Network(a.Addr()); n != nil && n.DHCP && a.Addr().Is6() == v6 {
+			return true
+		}
+	}
+	return false
 }
 
 // mayBeDHCP tells whether isDHCP looks into a UDP datagram.

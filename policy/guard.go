@@ -43,7 +43,7 @@ func (v *View) FromGuest(p *Packet) (*Guest, Reason) {
 		return g, v.guestARP(g, p)
 	}
 	if v.isDHCP(p, true) {
-		return g, DHCPGuard
+		return g, v.guestDHCP(g, p)
 	}
 	if r := routersOnly(p); r != None {
 		return g, r

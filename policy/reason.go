@@ -149,7 +149,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	NoNeighbour: {"no-neighbour", "The next hop does not answer"},
 	HostPolicy:  {"host-policy", "Toward dom0, which no rule admits"},
 	RouterLocal: {"router-local", "To the router itself, which offers only echo"},
-	RouterLimit: {"router-limit", "More echo requests to the router than the sender's share"},
+	RouterLimit: {"router-limit", "More echo requests or DHCP messages to the router than the sender's share"},
 	QueueFull:   {"queue-full", "The egress link or a bounded queue took no more"},
 	LinkDown:    {"link-down", "The egress link is down"},
 	ForeignMAC:  {"foreign-mac", "A frame whose source MAC is not the uplink's was kept off the uplink"},

@@ -221,6 +221,8 @@ func (w *worker) fromGuest(f *stack.Frame, p *policy.Packet, reason policy.Reaso
 		w.guestARP(p, g)
 	case p.IsND():
 		w.guestND(p, g)
+	case w.world.ForServer(g, p):
+		w.serve(p, g)
 	default:
 		w.forward(f, p, g)
 	}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"udrouter/config"
 	"udrouter/policy"
@@ -22,6 +23,8 @@ type guestState struct {
 	limitSet
 	guestPresence
 	share
+	solicits   atomic.Bool // it has asked for a router advertisement
+	advertised atomic.Bool // and has been told of the router
 }
 
 func newGuestState() *guestState { return &guestState{limitSet: newLimitSet()} }
@@ -50,7 +53,7 @@ func newPlan(cfg *config.Config, old *plan) (*plan, error) {
 	}
 	var networks []*policy.Network
 	for _, n := range cfg.Networks {
-		networks = append(networks, &policy.Network{Name: n.Name, Prefix: n.Prefix, Gateway: n.Gateway, Proxied: n.Upstream == config.Proxied})
+		networks = append(networks, &policy.Network{Name: n.Name, Prefix: n.Prefix, Gateway: n.Gateway, Proxied: n.Upstream == config.Proxied, DHCP: n.DHCP != nil})
 	}
 	var guests []*policy.Guest
 	for _, d := range cfg.Domus {

@@ -47,7 +47,7 @@ func (w *worker) answersGuest(g *policy.Guest, a netip.Addr) bool {
 	return owner != nil && owner != g && wd.isolate
 }
 
-// guestND is guestARP for IPv6. RS and NA want no answer.
+// guestND is guestARP for IPv6. NA wants no answer.
 func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	wd := w.world
 	if !p.Src.IsUnspecified() {
@@ -55,6 +55,9 @@ func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	}
 	if p.ICMPType == policy.NeighborAdvertisement {
 		w.present(g, p.ND.Target)
+	}
+	if p.ICMPType == policy.RouterSolicitation {
+		w.solicited(g)
 	}
 	if p.ICMPType != policy.NeighborSolicitation {
 		return

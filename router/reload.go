@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -217,11 +218,12 @@ func (r *Router) tell(was *world) {
 		before[g.Name] = g
 	}
 	var probes []*stack.Frame
-	arrived := false
+	arrived := false // one of them
 	for i, g := range wd.Guests {
 		s, b := wd.states[i], before[g.Name]
 		var had []netip.Prefix
-		if b != nil && b.MAC == g.MAC && b.Vif == g.Vif {
+		stays := b != nil && b.MAC == g.MAC && b.Vif == g.Vif
+		if stays {
 			had = b.Addrs
 			announced := was.announced(b)
 			if s.seen.Load() && slices.ContainsFunc(wd.announced(g), func(a netip.Addr) bool { return !slices.Contains(announced, a) }) {
@@ -230,6 +232,9 @@ func (r *Router) tell(was *world) {
 		} else {
 			s.vanished()
 			arrived = true
+		}
+		if !stays || !reflect.DeepEqual(wd.advertisement(g), was.advertisement(b)) {
+			r.advertiser.tell(s)
 		}
 		for _, p := range g.Addrs {
 			if p.IsSingleIP() && wd.Network(p.Addr()) != nil && !wd.Taken[p.Addr()] && !slices.Contains(had, p) {

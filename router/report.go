@@ -18,6 +18,7 @@ const (
 	echoPerSecond       = 1000 // echo requests to the router
 	neighbourPerSecond  = 200  // answers to ARP and NS
 	newNextHopPerSecond = 20   // hosts on the uplink's own link
+	dhcpPerSecond       = 10   // DHCP messages to the router
 	answersPerSecond    = 200  // to the uplink, for the guest's addresses; as many to the gateways alone
 )
 
@@ -31,7 +32,7 @@ func allowError(bucket *rate.Limiter, now time.Time) bool {
 
 // limitSet is a guest's token buckets, or those for what no guest is behind. They go by the router's clock.
 type limitSet struct {
-	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops, answers, answersToGateway *rate.Limiter
+	errors, errorsToGuest, tooBig, tooBigToGuest, echoes, neighbours, nextHops, answers, answersToGateway, dhcp, advertisements *rate.Limiter
 }
 
 func newLimitSet() limitSet {
@@ -40,7 +41,8 @@ func newLimitSet() limitSet {
 		errors: bucket(errorCost * errorsPerSecond), errorsToGuest: bucket(errorCost * errorsPerSecond),
 		tooBig: bucket(errorCost * tooBigPerSecond), tooBigToGuest: bucket(errorCost * tooBigPerSecond),
 		echoes: bucket(echoPerSecond), neighbours: bucket(neighbourPerSecond), nextHops: bucket(newNextHopPerSecond),
-		answers: bucket(answersPerSecond), answersToGateway: bucket(answersPerSecond),
+		answers: bucket(answersPerSecond), answersToGateway: bucket(answersPerSecond), dhcp: bucket(dhcpPerSecond),
+		advertisements: rate.NewLimiter(rate.Every(betweenAdvertisements), advertisementBurst),
 	}
 }
 

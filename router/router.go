@@ -99,6 +99,7 @@ type Router struct {
 	nobody     *guestState // for what no guest is behind
 	neighbours *neighbours
 	presence   *presence
+	advertiser *advertiser
 	drops      [policy.Reasons]atomic.Uint64
 	would      [policy.Reasons]atomic.Uint64 // what policies in shadow mode would have dropped
 	dropLog    dropLog
@@ -120,7 +121,7 @@ func New(o Options) (*Router, error) {
 	}
 	r.offer(first)
 	r.epoch, r.nobody = r.Clock.NowMonotonic(), first.nobody
-	r.neighbours, r.presence = newNeighbours(r), newPresence(r)
+	r.neighbours, r.presence, r.advertiser = newNeighbours(r), newPresence(r), newAdvertiser(r)
 	ns, err := stack.NewNetstack(r.Clock, r.transmit)
 	if err != nil {
 		return nil, err
@@ -156,6 +157,7 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	tasks := []task{
 		{"neighbours", r.neighbours.run, make(chan struct{})},
 		{"announcements", r.presence.run, make(chan struct{})},
+		{"router advertisements", r.advertiser.run, make(chan struct{})},
 		{"housekeeping", every(time.Second, r.housekeep), make(chan struct{})},
 		{"kernel watch", func(ctx context.Context, _ <-chan struct{}) error { return r.Watch(ctx, r.changed) }, nil},
 		{"log of drops", every(logEvery, func() { r.dropLog.write(r.log, "dropped") }), make(chan struct{})},
@@ -191,6 +193,9 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		<-ctx.Done()
 		r.handing.Lock() // a hand-over that is under way hears of ctx as well, and undoes itself first
 		defer r.handing.Unlock()
+		if !r.handedOver.Load() {
+			r.advertiser.cease()
+		}
 		var errs []error
 		for _, l := range open {
 			errs = append(errs, l.Close())

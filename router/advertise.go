@@ -1,0 +1,203 @@
+package router
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/ndp"
+
+	"udrouter/config"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// Of RFC 4861 6.2.1 and 10.
+const (
+	maxInterval           = 10 * time.Minute // MaxRtrAdvInterval, at most
+	minInterval           = 4 * time.Second  // and at least
+	initialInterval       = 16 * time.Second // MAX_INITIAL_RTR_ADVERT_INTERVAL
+	initialAdvertisements = 3                // MAX_INITIAL_RTR_ADVERTISEMENTS
+	maxAnswerDelay        = 500 * time.Millisecond
+	betweenAdvertisements = 3 * time.Second // MIN_DELAY_BETWEEN_RAS, here for those that one guest asks for,
+	advertisementBurst    = 3               // of which it may have so many at once: as many as it sends solicitations
+)
+
+// advertiser tells guests about their router (RFC 4861 6.2). Each is told by itself, in a frame to its MAC (RFC 6085 3), what goes for its own addresses.
+type advertiser struct {
+	r    *Router
+	wake chan struct{} // somebody has asked, or is to be told that something has changed
+}
+
+func newAdvertiser(r *Router) *advertiser {
+	return &advertiser{r: r, wake: make(chan struct{}, 1)}
+}
+
+// solicited answers a router solicitation, a little later.
+func (w *worker) solicited(g *policy.Guest) {
+	if w.world.advertisement(g) == nil {
+		return
+	}
+	s := w.world.of(g)
+	if !w.take(s.advertisements) {
+		w.drop(g, policy.NDLimit)
+		return
+	}
+	w.advertiser.tell(s)
+}
+
+// tell has a guest be told soon.
+func (a *advertiser) tell(s *guestState) {
+	s.solicits.Store(true)
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run advertises until ctx ends: to all guests now and then, more often at the beginning, and to those that ask.
+func (a *advertiser) run(ctx context.Context, asked <-chan struct{}) error {
+	all, answer := time.NewTimer(0), time.NewTimer(0)
+	defer all.Stop()
+	defer answer.Stop()
+	waiting := false // somebody, for the answer
+	<-answer.C
+	for sent := 0; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-asked:
+		case <-a.wake:
+			if !waiting {
+				waiting = true
+				answer.Reset(rand.N(maxAnswerDelay))
+			}
+		case <-answer.C:
+			waiting = false
+			a.send(func(s *guestState) bool { return s.solicits.Swap(false) })
+		case <-all.C:
+			a.send(func(*guestState) bool { return true })
+			sent++
+			all.Reset(a.r.current.Load().advertiseAfter(sent))
+		}
+	}
+}
+
+// advertiseAfter is how long after the so manieth time all are told again.
+func (wd *world) advertiseAfter(sent int) time.Duration {
+	most := maxInterval
+	for _, n := range wd.config {
+		if n.RA != nil {
+			most = min(most, n.RA.Lifetime/3)
+		}
+	}
+	most = max(most, minInterval)
+	d := most/3 + rand.N(most-most/3)
+	if sent < initialAdvertisements {
+		d = min(d, initialInterval)
+	}
+	return d
+}
+
+// send tells those guests that are chosen. Who is told nothing any more is told that the router is no longer one (RFC 4861 6.2.5).
+func (a *advertiser) send(chosen func(*guestState) bool) {
+	wd := a.r.current.Load()
+	var out []*stack.Frame
+	for _, g := range wd.Guests {
+		s := wd.of(g)
+		if !chosen(s) {
+			continue
+		}
+		switch ra := wd.advertisement(g); {
+		case ra != nil:
+			s.advertised.Store(true)
+			out = wd.appendRA(out, g, ra)
+		case s.advertised.Swap(false):
+			out = wd.appendRA(out, g, &ndp.RouterAdvertisement{})
+		}
+	}
+	if len(out) > 0 {
+		a.r.links[stack.Guests].Write(out)
+	}
+}
+
+// cease tells all guests that have been told of the router that it is none any more: at its end, not where another process goes on.
+func (a *advertiser) cease() {
+	wd := a.r.current.Load()
+	var out []*stack.Frame
+	for _, g := range wd.Guests {
+		if wd.of(g).advertised.Swap(false) {
+			out = wd.appendRA(out, g, &ndp.RouterAdvertisement{})
+		}
+	}
+	if len(out) > 0 {
+		a.r.links[stack.Guests].Write(out)
+	}
+}
+
+func (wd *world) appendRA(out []*stack.Frame, g *policy.Guest, ra *ndp.RouterAdvertisement) []*stack.Frame {
+	ra.Options = append(ra.Options, &ndp.LinkLayerAddress{Direction: ndp.Source, Addr: wd.RouterMAC[:]})
+	b, err := ndp.MarshalMessage(ra)
+	if err != nil { // which the file's checks leave no reason for
+		return out
+	}
+	return append(out, stack.BuildRA(g.MAC, wd.RouterMAC, linkLocal1, allNodes, b))
+}
+
+// advertisement is what a guest is told: of each network with an ra block in which it has an address. Nil: nothing.
+//
+// The networks' prefixes are not said to be on-link, so that guests send each other's packets to the router. A guest makes an address of its own out of a prefix only where it
+// may use it: one of 64 bits that it is bound to as a whole, or one in which it is bound to the address that its MAC makes and no dhcp block gives it that.
+func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
+	var ra *ndp.RouterAdvertisement
+	var dns []netip.Addr
+	var autonomous []netip.Prefix
+	for _, a := range g.Addrs {
+		n := wd.config[wd.Network(a.Addr())]
+		if n == nil || n.RA == nil {
+			continue
+		}
+		if ra == nil {
+			ra = &ndp.RouterAdvertisement{CurrentHopLimit: 64}
+		}
+		ra.RouterLifetime = max(ra.RouterLifetime, seconds(n.RA.Lifetime))
+		ra.ManagedConfiguration = ra.ManagedConfiguration || n.DHCP != nil
+		for _, d := range n.RA.DNS {
+			if !slices.Contains(dns, d) {
+				dns = append(dns, d)
+			}
+		}
+		if p, ok := wd.autonomous(g, a, n); ok && !slices.Contains(autonomous, p) {
+			autonomous = append(autonomous, p)
+		}
+	}
+	if ra == nil {
+		return nil
+	}
+	ra.Options = append(ra.Options, ndp.NewMTU(uint32(wd.guestMTU)))
+	for _, p := range autonomous {
+		ra.Options = append(ra.Options, &ndp.PrefixInformation{Prefix: p.Addr(), PrefixLength: uint8(p.Bits()), AutonomousAddressConfiguration: true,
+			ValidLifetime: max(4*ra.RouterLifetime, 2*time.Hour), PreferredLifetime: ra.RouterLifetime})
+	}
+	if len(dns) > 0 {
+		ra.Options = append(ra.Options, &ndp.RecursiveDNSServer{Lifetime: ra.RouterLifetime, Servers: dns})
+	}
+	return ra
+}
+
+// slaacBits is what Ethernet leaves of a prefix out of which hosts make addresses (RFC 4862 5.5.3, RFC 2464 4).
+const slaacBits = 64
+
+// autonomous is the prefix out of which a guest may make itself the address, or one of the prefix, that it is bound to.
+func (wd *world) autonomous(g *policy.Guest, a netip.Prefix, n *config.Network) (netip.Prefix, bool) {
+	switch {
+	case a.Bits() == slaacBits:
+		return a, true
+	case !a.IsSingleIP() || n.DHCP != nil || n.Prefix.Bits() != slaacBits:
+		return netip.Prefix{}, false
+	}
+	own, made := a.Addr().As16(), policy.EUI64(g.MAC).As16()
+	return n.Prefix, [8]byte(own[8:]) == [8]byte(made[8:])
+}

@@ -1,0 +1,252 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/ndp"
+
+	"udrouter/integration/cases"
+	"udrouter/policy"
+	"udrouter/stack"
+)
+
+// told are the advertisements that each guest was sent, a line each. All are as a host accepts them (RFC 4861 6.1.2), and for one guest alone.
+func (s *sim) told(t *testing.T) map[policy.MAC][]string {
+	t.Helper()
+	list := map[policy.MAC][]string{}
+	for _, f := range s.links[stack.Guests].Take() {
+		var p policy.Packet
+		if r := p.Parse(f.Frame, f.Offload); r != policy.None || p.ICMPType != policy.RouterAdvertisement {
+			continue
+		}
+		if p.Src != linkLocal1 || p.Dst != allNodes || p.TTL != 255 || p.SrcMAC != s.RouterMAC || p.ND.SourceLL != s.RouterMAC || !rightChecksum(t, f.Frame) {
+			t.Errorf("advertised %x", f.Frame)
+		}
+		m, err := ndp.ParseMessage(p.Frame[p.L4:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		list[p.DstMAC] = append(list[p.DstMAC], outlineRA(m.(*ndp.RouterAdvertisement)))
+	}
+	return list
+}
+
+// outlineRA writes an advertisement: flags, lifetime and options.
+func outlineRA(ra *ndp.RouterAdvertisement) string {
+	text := "for " + ra.RouterLifetime.String()
+	if ra.ManagedConfiguration {
+		text += " managed"
+	}
+	for _, o := range ra.Options {
+		switch o := o.(type) {
+		case *ndp.MTU:
+			text += fmt.Sprintf(", mtu %d", o.MTU)
+		case *ndp.PrefixInformation:
+			text += fmt.Sprintf(", %v/%d onlink %t auto %t", o.Prefix, o.PrefixLength, o.OnLink, o.AutonomousAddressConfiguration)
+		case *ndp.RecursiveDNSServer:
+			text += fmt.Sprintf(", dns %v for %v", o.Servers, o.Lifetime)
+		}
+	}
+	return text
+}
+
+// withNetwork is the open network whose IPv6 network has these blocks, and whose first guest these IPv6 addresses.
+func withNetwork(blocks, ipv6 string) string {
+	return strings.NewReplacer("PROXY", blocks, `"2001:db8:3:2:1::10"`, ipv6).Replace(seedFile)
+}
+
+// What a guest is told depends on what it is bound to.
+func TestAdvertisement(t *testing.T) {
+	const eui = "2001:db8:3:2:216:3eff:fe00:1"
+	for _, c := range []struct{ name, blocks, ipv6, want string }{
+		{"nothing without a block", "dhcp {}\n", `"2001:db8:3:2:1::10"`, ""},
+		{"nothing for a guest without an address", "ra {}\n", ``, ""},
+		{"the default", "ra {}\n", `"2001:db8:3:2:1::10"`, "for 30m0s, mtu 1500"},
+		{"lifetime and name servers", "ra {\n lifetime = \"1m\"\n dns = [\"2001:db8::1\", \"2001:db8::2\"]\n }\n", `"2001:db8:3:2:1::10"`, "for 1m0s, mtu 1500, dns [2001:db8::1 2001:db8::2] for 1m0s"},
+		{"DHCP", "ra {}\ndhcp {}\n", `"2001:db8:3:2:1::10"`, "for 30m0s managed, mtu 1500"},
+		{"the address that its MAC makes", "ra {}\n", `"` + eui + `"`, "for 30m0s, mtu 1500, 2001:db8:3:2::/64 onlink false auto true"},
+		{"that one, and it is told by DHCP", "ra {}\ndhcp {}\n", `"` + eui + `"`, "for 30m0s managed, mtu 1500"},
+		{"a prefix too long for hosts to make addresses of", "ra {}\n", `"2001:db8:3:2:5::/80"`, "for 30m0s, mtu 1500"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSim(t, parseConfig(t, withNetwork(c.blocks, c.ipv6)), seedKernel())
+			s.advertiser.send(func(*guestState) bool { return true })
+			got := strings.Join(s.told(t)[cases.MAC1], "; ")
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	// A guest with 64 bits of its own.
+	src := strings.NewReplacer("2001:db8:3:2::/64", "2001:db8:3::/48", `"2001:db8:3:2:1::10"`, `"2001:db8:3:7::/64"`, "PROXY", "ra {}\ndhcp {}\n").Replace(seedFile)
+	s := newSim(t, parseConfig(t, src), seedKernel())
+	s.advertiser.send(func(*guestState) bool { return true })
+	want := map[policy.MAC][]string{cases.MAC1: {"for 30m0s managed, mtu 1500, 2001:db8:3:7::/64 onlink false auto true"}, cases.MAC2: {"for 30m0s managed, mtu 1500"}}
+	if diff := cmp.Diff(want, s.told(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// advertising runs the task in a bubble of its own time, and tells when the guest with a MAC was told.
+func (s *sim) advertising(t *testing.T, mac policy.MAC, do func(when func() []time.Duration)) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s.advertiser = newAdvertiser(s.Router) // with a channel of the bubble
+		start := time.Now()
+		go func() { _ = s.advertiser.run(ctx, nil) }()
+		do(func() (list []time.Duration) {
+			synctest.Wait()
+			for range s.told(t)[mac] {
+				list = append(list, time.Since(start))
+			}
+			return list
+		})
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// Guests are told at once when the router starts, twice more soon after, and then so often that each lifetime has three (RFC 4861 6.2.4).
+func TestAdvertisedTimes(t *testing.T) {
+	for _, c := range []struct {
+		lifetime string
+		most     time.Duration
+	}{{"12s", 4 * time.Second}, {"1m", 20 * time.Second}, {"30m", 10 * time.Minute}, {"2h30m", 10 * time.Minute}} {
+		s := newSim(t, parseConfig(t, withNetwork("ra {\n lifetime = \""+c.lifetime+"\"\n }\n", `"2001:db8:3:2:1::10"`)), seedKernel())
+		s.advertising(t, cases.MAC2, func(when func() []time.Duration) {
+			last, sent := time.Duration(0), 0
+			step := c.most / 60
+			for sent < 30 {
+				for _, told := range when() {
+					gap := told - last
+					most := c.most
+					if sent < 3 {
+						most = min(most, 16*time.Second)
+					}
+					if sent == 0 && gap > 0 || sent > 0 && (gap < min(c.most/3, 16*time.Second)-step || gap > most+step) {
+						t.Fatalf("lifetime %s: the %dth comes after %v", c.lifetime, sent, gap)
+					}
+					last, sent = told, sent+1
+				}
+				time.Sleep(step) // of the bubble
+			}
+		})
+	}
+}
+
+// Who asks is told within half a second, alone (RFC 4861 6.2.6); who keeps asking is not, and counted. A link with a thousand questions is told no more.
+func TestSolicited(t *testing.T) {
+	rs := func(from netip.Addr, mac policy.MAC) []byte {
+		all := netip.MustParseAddr("ff02::2")
+		f := stack.BuildDAD(policy.MulticastMAC(all), mac, all, all) // as long as, and then its own
+		b := f.Bytes()[:14+40+8]
+		b[18], b[19] = 0, 8
+		src := from.As16()
+		copy(b[22:38], src[:])
+		icmp := b[54:]
+		clear(icmp)
+		icmp[0] = policy.RouterSolicitation
+		sum := ^policy.FoldChecksum(policy.Sum(icmp, policy.PseudoSum(from, all, policy.ProtoICMPv6, len(icmp))))
+		icmp[2], icmp[3] = byte(sum>>8), byte(sum)
+		return b
+	}
+	for _, from := range []netip.Addr{netip.IPv6Unspecified(), policy.EUI64(cases.MAC1)} {
+		s := newSim(t, parseConfig(t, withNetwork("ra {}\n", `"2001:db8:3:2:1::10"`)), seedKernel())
+		s.newWorker(stack.Guests).appearedAll()
+		s.advertising(t, cases.MAC1, func(when func() []time.Duration) {
+			when()
+			s.send(stack.Guests, rs(from, cases.MAC1))
+			if list := when(); list != nil {
+				t.Errorf("told at once")
+			}
+			time.Sleep(maxAnswerDelay) // of the bubble
+			synctest.Wait()
+			if told := s.told(t); len(told[cases.MAC1]) != 1 || len(told) != 1 {
+				t.Errorf("from %v: told %v", from, told)
+			}
+			for range 1000 {
+				s.send(stack.Guests, rs(from, cases.MAC1))
+			}
+			if n := s.counts()[policy.NDLimit]; n != 1000-advertisementBurst+1 {
+				t.Errorf("%d counted", n)
+			}
+			time.Sleep(maxAnswerDelay)
+			if list := when(); len(list) != 1 {
+				t.Errorf("told %d times", len(list))
+			}
+		})
+	}
+	// Who is told nothing may ask as often as it likes.
+	s := newSim(t, parseConfig(t, withNetwork("", `"2001:db8:3:2:1::10"`)), seedKernel())
+	s.newWorker(stack.Guests).appearedAll()
+	for range 100 {
+		s.send(stack.Guests, rs(policy.EUI64(cases.MAC1), cases.MAC1))
+	}
+	if n := s.counts(); len(n) > 0 {
+		t.Errorf("counted %v", n)
+	}
+}
+
+// After a reload, those are told for whom something has changed: also that the router is none any more (RFC 4861 6.2.5).
+func TestAdvertisedAfterReload(t *testing.T) {
+	const one6 = `"2001:db8:3:2:1::10"`
+	with, without := withNetwork("ra {}\n", one6), withNetwork("", one6)
+	gone := "for 0s"
+	is := "for 30m0s, mtu 1500"
+	for _, c := range []struct {
+		name, from, to string
+		want           map[policy.MAC][]string
+	}{
+		{"nothing has", with, with, map[policy.MAC][]string{}},
+		{"a block comes", without, with, map[policy.MAC][]string{cases.MAC1: {is}, cases.MAC2: {is}}},
+		{"a block goes", with, without, map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {gone}}},
+		{"a guest's address goes", with, withNetwork("ra {}\n", ""), map[policy.MAC][]string{cases.MAC1: {gone}}},
+		{"a guest gets another address, and has heard what goes for it", with, withNetwork("ra {}\n", `"2001:db8:3:2:1::12"`), map[policy.MAC][]string{}},
+		{"a guest has another vif", with, strings.Replace(with, "vif1.0", "vif7.0", 1), map[policy.MAC][]string{cases.MAC1: {is}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSim(t, parseConfig(t, c.from), seedKernel())
+			s.advertiser.send(func(*guestState) bool { return true })
+			s.told(t)
+			if err := s.reload(c.to); err != nil {
+				t.Fatal(err)
+			}
+			s.advertiser.send(func(g *guestState) bool { return g.solicits.Swap(false) })
+			if diff := cmp.Diff(c.want, s.told(t)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// At its end the router tells guests that it is none any more, unless another process goes on.
+func TestAdvertisedAtTheEnd(t *testing.T) {
+	for _, handed := range []bool{false, true} {
+		s := newSim(t, parseConfig(t, withNetwork("ra {}\n", `"2001:db8:3:2:1::10"`)), seedKernel())
+		s.advertiser.send(func(*guestState) bool { return true })
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() {
+			ended <- s.Run(ctx, func() { s.told(t); s.handedOver.Store(handed); s.unpause = func() {}; cancel() })
+		}()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		final := 0
+		for _, text := range s.told(t)[cases.MAC1] {
+			if text == "for 0s" {
+				final++
+			}
+		}
+		if want := map[bool]int{false: 1, true: 0}[handed]; final != want {
+			t.Errorf("handed over: %t: told %d times", handed, final)
+		}
+	}
+}
