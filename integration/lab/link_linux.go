@@ -180,6 +180,60 @@ func (n *NS) DelAddr(link string, p netip.Prefix) error {
 	})
 }
 
+// Strip leaves a link nothing of IP but a link-local address of its own, as of a host that has just booted, and brings it up again.
+func (n *NS) Strip(link string) error {
+	return n.onLink("stripping", link, func(h *netlink.Handle, l netlink.Link) error {
+		if err := h.LinkSetDown(l); err != nil { // with which the routes go
+			return err
+		}
+		list, err := h.AddrList(l, 0)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			if err := h.AddrDel(l, &a); err != nil {
+				return err
+			}
+		}
+		return h.LinkSetUp(l)
+	})
+}
+
+// AddrsOf are the addresses that a link has, but those that are tentative.
+func (n *NS) AddrsOf(link string) (list []netip.Prefix, err error) {
+	err = n.onLink("listing the addresses of", link, func(h *netlink.Handle, l netlink.Link) error {
+		all, err := h.AddrList(l, 0)
+		for _, a := range all {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			bits, _ := a.Mask.Size()
+			if a.Flags&unix.IFA_F_TENTATIVE == 0 {
+				list = append(list, netip.PrefixFrom(ip.Unmap(), bits))
+			}
+		}
+		return err
+	})
+	return list, err
+}
+
+// DefaultRoutes are the gateways that a link's default routes name.
+func (n *NS) DefaultRoutes(link string) (list []netip.Addr, err error) {
+	err = n.onLink("listing the routes of", link, func(h *netlink.Handle, l netlink.Link) error {
+		all, err := h.RouteList(l, netlink.FAMILY_ALL)
+		for _, r := range all {
+			if ones := 0; r.Dst != nil {
+				if ones, _ = r.Dst.Mask.Size(); ones != 0 {
+					continue
+				}
+			}
+			if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+				list = append(list, gw.Unmap())
+			}
+		}
+		return err
+	})
+	return list, err
+}
+
 // Route says where packets to a prefix go.
 type Route struct {
 	Dst    netip.Prefix

@@ -1,0 +1,144 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"udrouter/integration/lab"
+)
+
+// serving is a network whose guests are configured by the router, under a policy that lets the internet in to one port.
+const serving = guests + `
+uplink "eth0" {
+  gateway4 = "192.0.1.1"
+  gateway6 = "2001:db8:3:2::1"
+}
+network "v4" {
+  prefix   = "192.0.2.0/24"
+  gateway  = "192.0.2.1"
+  upstream = "routed"
+  dhcp {
+    dns = ["198.51.100.7"]
+  }
+}
+network "v6" {
+  prefix   = "2001:db8:3:2::/64"
+  gateway  = "2001:db8:3:2:1::1"
+  upstream = "proxied"
+  ra {
+    dns = ["2001:db8:ffff::7"]
+  }
+  dhcp {}
+}
+policy "open" {
+  ingress {
+    default = "reject"
+    rule "ssh" {
+      action = "accept"
+      proto  = "tcp"
+      ports  = [22]
+    }
+  }
+}
+`
+
+// networkd runs systemd-networkd in a node, without anything else of systemd, for a link that is configured by DHCP and router advertisements as a stock installation
+// has it. /sys is for reading alone, as in a container: there is no udev to wait for.
+const networkd = `
+set -e
+mount -o remount,ro /sys
+mount -t tmpfs run /run
+mkdir -p /run/systemd/network /run/systemd/netif
+chown -R systemd-network:systemd-network /run/systemd/netif
+cat >/run/systemd/network/10-guest.network
+exec /lib/systemd/systemd-networkd
+`
+
+const stock = `[Match]
+Name=%s
+[Network]
+DHCP=yes
+IPv6AcceptRA=yes
+`
+
+// A guest that knows nothing but DHCP and router advertisements gets what it is bound to and reaches the internet, and is reached as its policy says, in both
+// families. Its client is systemd-networkd; its neighbour's, for the router alone, is the kernel.
+func TestGuestIsConfigured(t *testing.T) {
+	l := buildLab(t, serving, lab.Options{})
+	one, two := l.Guest("one"), l.Guest("two")
+	for _, g := range []*lab.Guest{one, two} {
+		must(t, g.Strip(g.Link))
+	}
+	startRouter(t, l)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := one.Command(ctx, "sh", "-c", networkd)
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(stock, one.Link))
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Env = append(os.Environ(), "SYSTEMD_LOG_LEVEL=debug", "SYSTEMD_LOG_TARGET=console")
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(said.String())
+		}
+	})
+	for _, a := range two.Domu.IPv6 { // with an address by hand
+		must(t, two.AddAddr(two.Link, a))
+	}
+	has := func(g *lab.Guest, addrs []netip.Prefix, gateways ...string) {
+		t.Helper()
+		must(t, lab.Await(testContext(t), g.Domu.Name+"'s configuration", func() (bool, error) {
+			have, err := g.AddrsOf(g.Link)
+			if err != nil {
+				return false, err
+			}
+			routes, err := g.DefaultRoutes(g.Link)
+			for _, a := range addrs {
+				if !slices.Contains(have, a) {
+					return false, err
+				}
+			}
+			for _, a := range gateways {
+				if !slices.Contains(routes, netip.MustParseAddr(a)) {
+					return false, err
+				}
+			}
+			return len(routes) == len(gateways), err
+		}))
+	}
+	has(one, []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8:3:2:1::10/128")}, "192.0.2.1", "fe80::1")
+	has(two, two.Domu.IPv6, "fe80::1")
+
+	for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
+		_, err := l.Internet.ServeTCP(443)
+		if a.Is4() {
+			must(t, err)
+		}
+		must(t, one.Transfer(testContext(t), netip.AddrPortFrom(a, 443), 100000))
+	}
+	must(t, two.Transfer(testContext(t), netip.AddrPortFrom(l.Internet.Addr6(), 443), 100000))
+	for _, port := range []uint16{22, 23} {
+		_, err := one.ServeTCP(int(port))
+		must(t, err)
+		for _, p := range append(slices.Clone(one.Domu.IPv4), one.Domu.IPv6...) {
+			if p.Addr().IsLinkLocalUnicast() {
+				continue
+			}
+			c, err := l.Internet.Open(testContext(t), netip.AddrPortFrom(p.Addr(), port))
+			if (err == nil) != (port == 22) {
+				t.Errorf("the internet to %v, port %d: %v", p.Addr(), port, err)
+			}
+			if c != nil {
+				must(t, c.Close())
+			}
+		}
+	}
+}
