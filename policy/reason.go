@@ -117,7 +117,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	RAGuard:     {"ra-guard", "Router advertisement from a guest"},
 	Redirect:    {"redirect", "ICMP or ICMPv6 redirect"},
 	ICMPType:    {"icmp-type", "An ICMP or ICMPv6 type that no router passes (RFC 4890, RFC 6918)"},
-	DHCPGuard:   {"dhcp-guard", "DHCP of a server or a relay, or of a client to everyone"},
+	DHCPGuard:   {"dhcp-guard", "DHCP of a server or a relay, or of a client whom no `dhcp` block serves to everyone"},
 	NDLimit:     {"nd-limit", "More ARP or ND than the sender's share"},
 	HostSource:  {"host-src", "From dom0 with an address that dom0 does not hold"},
 
