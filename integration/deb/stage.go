@@ -44,6 +44,7 @@ var files = []struct {
 	{"README.md", doc + "README.md", 0o644},
 	{"integration/bench/LIMITS.md", doc + "LIMITS.md", 0o644},
 	{"integration/bench/ratios.svg", doc + "ratios.svg", 0o644},
+	{"cmd/udrouter/top.svg", doc + "top.svg", 0o644},
 	{"integration/attacks/ATTACKS.md", doc + "ATTACKS.md", 0o644},
 	{"integration/attacks/TOOLS.md", doc + "TOOLS.md", 0o644},
 	{"integration/conformance/CONFORMANCE.md", doc + "CONFORMANCE.md", 0o644},
