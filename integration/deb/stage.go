@@ -45,6 +45,7 @@ var files = []struct {
 	{"integration/bench/LIMITS.md", doc + "LIMITS.md", 0o644},
 	{"integration/bench/ratios.svg", doc + "ratios.svg", 0o644},
 	{"cmd/udrouter/top.svg", doc + "top.svg", 0o644},
+	{"cmd/udrouter/page.png", doc + "page.png", 0o644},
 	{"integration/attacks/ATTACKS.md", doc + "ATTACKS.md", 0o644},
 	{"integration/attacks/TOOLS.md", doc + "TOOLS.md", 0o644},
 	{"integration/conformance/CONFORMANCE.md", doc + "CONFORMANCE.md", 0o644},

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"udrouter/config"
+	"udrouter/router"
+)
+
+// askedRouter is a control socket that answers with what top's tests have, looked at once more each time.
+func askedRouter(t *testing.T, change func(*router.Status)) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	looks := uint64(0)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		looks++
+		s := busyStatus(looks)
+		for i := range s.Domus {
+			if s.Domus[i].Reasons == nil {
+				s.Domus[i].Reasons = map[string]uint64{}
+			}
+		}
+		s.Warnings = []string{}
+		if change != nil {
+			change(&s)
+		}
+		_ = json.NewEncoder(w).Encode(s)
+	})
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("domu") == "" {
+			http.Error(w, "there is no key", http.StatusBadRequest)
+			return
+		}
+		_, _ = io.WriteString(w, `{"matched":0,"flows":[]}`)
+	})
+	server := &http.Server{Handler: mux}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+	return socket
+}
+
+func referenceFile(t *testing.T) string {
+	name := filepath.Join(t.TempDir(), "router.hcl")
+	if err := os.WriteFile(name, config.Reference, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// Who gets an answer: who has the token and asks this machine by its own address, to read.
+func TestPageIsGuarded(t *testing.T) {
+	p := newPage(askedRouter(t, nil), referenceFile(t))
+	h := p.handler()
+	for _, c := range []struct {
+		name, method, host, target, cookie string
+		code                               int
+	}{
+		{"the address that is printed", "GET", "127.0.0.1:9470", "/?token=" + p.token, "", 303},
+		{"the page with the cookie", "GET", "127.0.0.1:9470", "/", p.token, 200},
+		{"by the name localhost", "GET", "localhost:9470", "/page.js", p.token, 200},
+		{"by ::1", "GET", "[::1]:9470", "/style.css", p.token, 200},
+		{"status", "GET", "127.0.0.1:9470", "/v1/status", p.token, 200},
+		{"flows", "GET", "127.0.0.1:9470", "/v1/flows?domu=one", p.token, 200},
+		{"what the router refuses", "GET", "127.0.0.1:9470", "/v1/flows", p.token, 400},
+		{"explain", "GET", "127.0.0.1:9470", "/v1/explain?from=domu:two&dst=198.51.100.7&proto=tcp&port=25", p.token, 200},
+		{"explain what is no question", "GET", "127.0.0.1:9470", "/v1/explain?from=x&dst=y&proto=tcp&port=70000", p.token, 400},
+		{"no token", "GET", "127.0.0.1:9470", "/", "", 403},
+		{"no token for the status", "GET", "127.0.0.1:9470", "/v1/status", "", 403},
+		{"a wrong token", "GET", "127.0.0.1:9470", "/?token=x", "", 403},
+		{"an empty token", "GET", "127.0.0.1:9470", "/?token=", "", 403},
+		{"a wrong cookie", "GET", "127.0.0.1:9470", "/v1/status", p.token[1:], 403},
+		{"the token for something else than the page", "GET", "127.0.0.1:9470", "/v1/status?token=" + p.token, "", 403},
+		{"a name that leads here", "GET", "evil.example:9470", "/v1/status", p.token, 421},
+		{"another address", "GET", "192.0.2.1:9470", "/", p.token, 421},
+		{"no host", "GET", "", "/", p.token, 421},
+		{"something is to change", "POST", "127.0.0.1:9470", "/v1/reload", p.token, 405},
+		{"what there is not", "GET", "127.0.0.1:9470", "/v1/vifs", p.token, 404},
+	} {
+		r := httptest.NewRequest(c.method, "http://127.0.0.1"+c.target, nil)
+		r.Host = c.host
+		if c.cookie != "" {
+			r.AddCookie(&http.Cookie{Name: tokenCookie, Value: c.cookie})
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != c.code {
+			t.Errorf("%s: %d, want %d: %s", c.name, w.Code, c.code, w.Body)
+		}
+		if !strings.Contains(w.Header().Get("Content-Security-Policy"), "default-src 'none'") || w.Code < 400 && w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %v", c.name, w.Header())
+		}
+		if set := w.Header().Get("Set-Cookie"); (set != "") != (c.code == 303) || set != "" && (!strings.Contains(set, "HttpOnly") || !strings.Contains(set, "SameSite=Strict")) {
+			t.Errorf("%s: cookie %q", c.name, set)
+		}
+	}
+	if newPage("", "").token == p.token || len(p.token) < 26 {
+		t.Errorf("the token %q can be guessed", p.token)
+	}
+	gone := newPage(filepath.Join(t.TempDir(), "none"), "")
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "http://127.0.0.1/v1/status", nil)
+	r.AddCookie(&http.Cookie{Name: tokenCookie, Value: gone.token})
+	if gone.handler().ServeHTTP(w, r); w.Code != 502 || !strings.Contains(w.Body.String(), "no router answers") {
+		t.Errorf("without a router: %d %s", w.Code, w.Body)
+	}
+}
+
+// It listens where nobody comes from elsewhere.
+func TestPageListensOnLoopback(t *testing.T) {
+	for s, ok := range map[string]bool{"127.0.0.1:9470": true, "127.8.8.8:1": true, "[::1]:0": true, "0.0.0.0:9470": false, "[::]:9470": false, "192.0.2.1:80": false, ":9470": false, "localhost:9470": false, "": false} {
+		if _, err := loopback(s); (err == nil) != ok {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+// browser is a headless one; where the machine has none, the test of the page needs `apt install chromium`.
+func browser(t *testing.T) string {
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	t.Skip("this machine has no chromium: apt install chromium")
+	return ""
+}
+
+// browse opens the page in a browser, waits in its own time, and returns what is on it then.
+func browse(t *testing.T, p *page, fragment string, flags ...string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- p.serve(ctx, l) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	args := append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir=" + t.TempDir(), "--window-size=1000,760", "--hide-scrollbars", "--virtual-time-budget=5000"}, flags...)
+	cmd := exec.CommandContext(ctx, browser(t), append(args, fmt.Sprintf("http://%s/?token=%s%s", l.Addr(), p.token, fragment))...)
+	cmd.Env = append(os.Environ(), "LANG=C.UTF-8")
+	cmd.WaitDelay = time.Minute
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+// What a browser makes of the page: the network with its rates, drops, an explanation, and names of guests as text only.
+func TestPageInABrowser(t *testing.T) {
+	browser(t)
+	hostile := `<img src=x onerror=document.title='owned'>`
+	p := newPage(askedRouter(t, func(s *router.Status) { s.Domus[0].Name, s.Warnings = hostile, []string{"<b>beware</b>"} }), referenceFile(t))
+	dom := browse(t, p, "#from=domu:two&dst=198.51.100.7&proto=tcp&port=25", "--dump-dom")
+	for _, want := range []string{
+		">eth0<", ">udr0<", ">5 guests<", ">web-1<", "20 drops/s", `class="dropping"`, "<td>mac-binding</td>", "web-1 3",
+		`<pre id="answer" class="reject">tcp port 25 from 192.0.2.11 (domu:two) to 198.51.100.7 (uplink)`, "no-smtp", "&lt;b&gt;beware", "&lt;img src=x", "1234 of 1048576 flows",
+	} {
+		if !strings.Contains(dom, want) {
+			t.Errorf("no %q on the page", want)
+		}
+	}
+	// Rates are over the time that has passed, in the browser's own time about a second.
+	for _, want := range []string{`tx 4\d\dMbit/s`, `(9\d\dM|1\.\dG)bit/s out`} {
+		if !regexp.MustCompile(want).MatchString(dom) {
+			t.Errorf("no %s on the page", want)
+		}
+	}
+	if strings.Contains(dom, "<img") || strings.Contains(dom, "owned<") || strings.Contains(dom, "<b>") {
+		t.Error("a guest's name is markup")
+	}
+	if t.Failed() {
+		t.Log(dom)
+	}
+	if *updateTop {
+		name, err := filepath.Abs("page.png")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Chdir(filepath.Dir(referenceFile(t)))
+		p := newPage(askedRouter(t, nil), "router.hcl")
+		browse(t, p, "#from=domu:two&dst=198.51.100.7&proto=tcp&port=25", "--screenshot="+name)
+	}
+}
