@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +24,7 @@ const topFlows = 200
 func topCommand() *cobra.Command {
 	var socket string
 	var every time.Duration
+	var asJSON bool
 	c := &cobra.Command{
 		Use: "top", Short: "Watch guests: rates, flows and drops", Args: cobra.NoArgs,
 		Long: "Watch guests: what each sends and is sent a second, its flows, and what of its packets is dropped.\n\n" +
@@ -30,20 +33,25 @@ func topCommand() *cobra.Command {
 			if every < 100*time.Millisecond {
 				return errors.New("--every wants a time from 100ms on, such as 2s")
 			}
+			source := controlSource{c.Context(), socket}
+			if asJSON {
+				return printRates(c.Context(), c.OutOrStdout(), source, every)
+			}
 			if !term.IsTerminal(int(os.Stdout.Fd())) || !term.IsTerminal(int(os.Stdin.Fd())) {
-				return errors.New("top wants a terminal: `udrouter status --json` and `udrouter flows --json` are for programs")
+				return errors.New("top wants a terminal: `udrouter top --json` is for programs")
 			}
 			if _, err := askStatus(c.Context(), socket); err != nil { // before the screen is taken
 				return err
 			}
-			_, err := tea.NewProgram(newTop(controlSource{c.Context(), socket}, every), tea.WithAltScreen(), tea.WithContext(c.Context())).Run()
+			_, err := tea.NewProgram(newTop(source, every), tea.WithAltScreen(), tea.WithContext(c.Context())).Run()
 			if errors.Is(err, tea.ErrProgramKilled) && c.Context().Err() != nil {
 				return nil
 			}
 			return err
 		},
 	}
-	c.Flags().StringVar(&socket, "socket", defaultSocket, "the router's control socket")
+	socketFlags(c, &socket, &asJSON)
+	c.Flags().Lookup("json").Usage = "print JSON, a line for each look but the first"
 	c.Flags().DurationVar(&every, "every", time.Second, "how often to look")
 	return c
 }
@@ -76,6 +84,67 @@ func (s controlSource) Flows(domu string) (l router.FlowList, err error) {
 
 // rate is what a guest, or a link, has done a second between the last two looks: rx is what it was sent.
 type rate struct{ rxBits, txBits, rxPackets, txPackets, drops float64 }
+
+// Rates are what `udrouter top --json` prints; fields are only ever added. All are per second; rx is what a guest was sent.
+type Rates struct {
+	At    time.Time   `json:"at"`
+	Drops float64     `json:"drops_per_s"`
+	Links []NamedRate `json:"links"`
+	Domus []NamedRate `json:"domus"`
+}
+
+// NamedRate is a link's or a guest's share of Rates; drops of a link are errors.
+type NamedRate struct {
+	Name      string  `json:"name"`
+	RxBits    float64 `json:"rx_bits_per_s"`
+	TxBits    float64 `json:"tx_bits_per_s"`
+	RxPackets float64 `json:"rx_packets_per_s"`
+	TxPackets float64 `json:"tx_packets_per_s"`
+	Drops     float64 `json:"drops_per_s"`
+}
+
+func (r rate) named(name string) NamedRate {
+	return NamedRate{name, r.rxBits, r.txBits, r.rxPackets, r.txPackets, r.drops}
+}
+
+// printRates prints rates until ctx ends, or the router does.
+func printRates(ctx context.Context, out io.Writer, s topSource, every time.Duration) error {
+	m, enc := newTop(s, every), json.NewEncoder(out)
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		status, err := s.Status()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		first := m.at.IsZero()
+		m.take(status, time.Now())
+		if !first {
+			if err := enc.Encode(m.rates()); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+func (m *top) rates() Rates {
+	r := Rates{At: m.at, Drops: m.drops, Links: []NamedRate{}, Domus: []NamedRate{}}
+	for _, l := range m.status.Links {
+		r.Links = append(r.Links, m.links[l.Name].named(l.Name))
+	}
+	for _, d := range m.status.Domus {
+		r.Domus = append(r.Domus, m.guests[d.Name].named(d.Name))
+	}
+	return r
+}
 
 // sparkLen is how many looks a sparkline remembers.
 const sparkLen = 120

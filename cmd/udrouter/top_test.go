@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -207,6 +209,39 @@ func TestTopRates(t *testing.T) {
 	}
 	if n := len(m.guests["db"].history); n != sparkLen {
 		t.Errorf("%d looks are remembered", n)
+	}
+}
+
+// stopping is a writer that ends what writes to it after so many lines.
+type stopping struct {
+	strings.Builder
+	left int
+	stop func()
+}
+
+func (w *stopping) Write(b []byte) (int, error) {
+	if w.left--; w.left == 0 {
+		w.stop()
+	}
+	return w.Builder.Write(b)
+}
+
+// For programs: a line for each look, but the first, of which there are no rates.
+func TestTopJSON(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	source := &fakeSource{}
+	out := &stopping{left: 3, stop: cancel}
+	if err := printRates(ctx, out, source, time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	var r Rates
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil || len(lines) != 3 || source.looks != 4 {
+		t.Fatalf("%v, %d lines of %d looks: %s", err, len(lines), source.looks, out)
+	}
+	if len(r.Domus) != 5 || r.Domus[4].Name != "db" || r.Domus[4].TxBits <= 0 || r.Domus[0].TxBits != 0 || len(r.Links) != 2 || r.Links[1].TxBits <= 0 || r.Drops <= 0 {
+		t.Errorf("%+v", r)
 	}
 }
 
