@@ -47,7 +47,7 @@ func dropsCommand() *cobra.Command {
 			if asJSON {
 				return json.NewEncoder(c.OutOrStdout()).Encode(r)
 			}
-			return printDrops(c.OutOrStdout(), r)
+			return printDrops(painted(c.OutOrStdout()), r)
 		},
 	}
 	socketFlags(c, &socket, &asJSON)

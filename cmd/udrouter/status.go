@@ -65,7 +65,7 @@ func show[T any](out io.Writer, body []byte, asJSON bool, print func(io.Writer, 
 	if err := decode(body, &what); err != nil {
 		return err
 	}
-	return print(out, what)
+	return print(painted(out), what)
 }
 
 func decode(body []byte, into any) error {
@@ -147,11 +147,11 @@ func printStatus(out io.Writer, s router.Status) error {
 	}
 	fmt.Fprintf(w, "\n\nLINK\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tERRORS\n")
 	for _, l := range s.Links {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", l.Name, l.RxPackets, l.RxBytes, l.TxPackets, l.TxBytes, l.Errors)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%d\n", l.Name, l.RxPackets, bytesOf(l.RxBytes), l.TxPackets, bytesOf(l.TxBytes), l.Errors)
 	}
 	fmt.Fprintf(w, "\nDOMU\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tDROPS\n")
 	for _, d := range s.Domus {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", d.Name, d.RxPackets, d.RxBytes, d.TxPackets, d.TxBytes, d.Drops)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%d\n", d.Name, d.RxPackets, bytesOf(d.RxBytes), d.TxPackets, bytesOf(d.TxBytes), d.Drops)
 	}
 	fmt.Fprintf(w, "\nDROPPED\tPACKETS\n")
 	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {
@@ -161,7 +161,7 @@ func printStatus(out io.Writer, s router.Status) error {
 		fmt.Fprintf(w, "\nHOST.UPLINK RULE\tACTION\tPACKETS\tBYTES\tSOURCE\n")
 	}
 	for _, r := range s.HostUplink {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", cmp.Or(r.Rule, "(default)"), r.Action, r.Packets, r.Bytes, r.Source)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", cmp.Or(r.Rule, "(default)"), r.Action, r.Packets, bytesOf(r.Bytes), r.Source)
 	}
 	fmt.Fprintf(w, "\nflows: %d of %d, %d of them forwarded by the kernel, %d packets so far\n", s.Flows.Active, s.Flows.Max, s.Flows.Offloaded, s.Flows.OffloadHits)
 	fmt.Fprintf(w, "foreign MACs kept off the uplink: %d\n", s.ForeignMAC)
