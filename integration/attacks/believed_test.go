@@ -157,5 +157,3 @@ func (s *stage) routes() string {
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
-
-func macOf(b []byte) (m policy.MAC) { copy(m[:], b); return m }

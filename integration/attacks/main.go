@@ -4,8 +4,8 @@
 //	go run ./integration/attacks              # runs them, some minutes; -only REGEXP, -update
 //
 // A guest runs them, or a host on the internet, once where dom0's kernel is the router and once with udrouter. Meanwhile another guest has connections
-// open, and afterwards the attacker's neighbour must still reach the internet. It ends with status 1 when something came through udrouter. -update
-// writes TOOLS.md. It needs root. Tools that are not installed are passed over, and named.
+// open, and afterwards the attacker's neighbour must still reach the internet. It ends with status 1 when something came through udrouter, when a tool is
+// missing or fails, and when it is not seen what became of what a tool sent. -update writes TOOLS.md. It needs root.
 //
 // The rows that are sent frame by frame are this package's tests: go test ./integration/attacks.
 package main
@@ -16,11 +16,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -57,7 +59,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		cmd.Stdout, cmd.Stderr = out, os.Stderr
 		return cmd.Run()
 	}
-	match, err := regexp.Compile(*only)
+	list, err := chosen(*only)
 	if err != nil {
 		return err
 	}
@@ -70,50 +72,97 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if said, err := exec.CommandContext(ctx, "go", "build", "-o", exe, "udrouter/cmd/udrouter").CombinedOutput(); err != nil {
 		return fmt.Errorf("building udrouter: %w\n%s", err, said)
 	}
-	var list []tool
-	for _, t := range tools {
-		if match.MatchString(t.args) {
-			list = append(list, t)
-		}
-	}
 	var outcomes [2][]outcome
 	for i, router := range []string{"", exe} {
-		s, err := newScene(ctx, router)
-		if err != nil {
+		if outcomes[i], err = attackAll(ctx, router, list, out); err != nil {
 			return err
 		}
-		for _, t := range list {
-			o := s.try(ctx, t)
-			fmt.Fprintf(out, "%-9s %-100s %s\n", s.name, t.args, o)
-			outcomes[i] = append(outcomes[i], o)
-			if o.lost != nil { // the next is not to meet what this one has left behind
-				if err := s.close(); err != nil {
-					return err
-				}
-				if s, err = newScene(ctx, router); err != nil {
-					return err
-				}
-			}
-		}
-		if err := errors.Join(s.close(), context.Cause(ctx)); err != nil {
-			return err
-		}
+	}
+	if why := judge(list, outcomes); len(why) > 0 {
+		return fmt.Errorf("not as it should be:\n%s", strings.Join(why, "\n"))
 	}
 	if *update {
-		if err := os.WriteFile(doc, []byte(table(list, outcomes)), 0o644); err != nil {
-			return err
-		}
-	}
-	var through []string
-	for i, o := range outcomes[1] {
-		if o.bad(list[i]) {
-			through = append(through, fmt.Sprintf("%s: %s", list[i].args, o))
-		}
-	}
-	if len(through) > 0 {
-		return fmt.Errorf("through udrouter:\n%s", strings.Join(through, "\n"))
+		return os.WriteFile(doc, []byte(table(list, outcomes)), 0o644)
 	}
 	return nil
+}
+
+// chosen are the tools that an expression matches. That there is none, or that one is not installed, is an error: nothing would be shown.
+func chosen(only string) (list []tool, err error) {
+	match, err := regexp.Compile(only)
+	if err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
+	}
+	missing := map[string]bool{}
+	for _, t := range tools {
+		if !match.MatchString(t.args) {
+			continue
+		}
+		list = append(list, t)
+		if name := strings.Fields(t.args)[0]; !installed(name) {
+			missing[name] = true
+		}
+	}
+	switch {
+	case len(list) == 0:
+		return nil, fmt.Errorf("-only %s: no tool's command line is like that; see %s", only, doc)
+	case len(missing) > 0:
+		return nil, fmt.Errorf("not installed: %s; -install gets them from Debian, or leave them out with -only", words(missing))
+	}
+	return list, nil
+}
+
+func installed(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
+}
+
+func words(m map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
+
+// attackAll runs tools one after the other at a router, "" for dom0's kernel.
+func attackAll(ctx context.Context, router string, list []tool, out io.Writer) (outcomes []outcome, err error) {
+	var s *scene
+	defer func() {
+		if s != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	for _, t := range list {
+		if s == nil {
+			if s, err = newScene(ctx, router); err != nil {
+				return nil, err
+			}
+		}
+		o := s.try(ctx, t)
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(out, "%-9s %-100s %s; %s\n", s.name, t.args, o, o.detail())
+		outcomes = append(outcomes, o)
+		if o.lost != nil || len(o.believed) > 0 { // the next is not to meet what this one has left behind
+			if err := s.close(); err != nil {
+				return nil, err
+			}
+			s = nil
+		}
+	}
+	return outcomes, nil
+}
+
+// judge lists what is not as it should be: something came through udrouter, a tool did not run, or its run shows nothing.
+func judge(list []tool, outcomes [2][]outcome) (why []string) {
+	for i, t := range list {
+		kernel := outcomes[0][i]
+		if kernel.err != nil {
+			why = append(why, "with the kernel as the router: "+kernel.err.Error())
+		} else if t.anew && kernel.heard == 0 {
+			why = append(why, t.args+": with the kernel as the router it heard nothing either, so that nothing is shown")
+		}
+		for _, w := range outcomes[1][i].bad(t) {
+			why = append(why, t.args+": "+w)
+		}
+	}
+	return why
 }
 
 func table(list []tool, outcomes [2][]outcome) string {
@@ -122,15 +171,16 @@ func table(list []tool, outcomes [2][]outcome) string {
 
 What came of well-known tools in runs of ` + "`go run ./integration/attacks -update`" + `; its comment says how they are run. Frames are counted that came to the neighbour by the
 attacker's doing, but for what its rules admit ("open"), and those with a forged source or a foreign MAC that came to the provider; "lost" is a neighbour who does not reach the internet
-afterwards, or whose connections have broken. Answers are what the tool itself takes for some: for nmap
-silence to UDP, FIN or XMAS is "open|filtered".
+or, while it comes up, its gateway or an address of its own, or connections that have broken; "believed" are routes, addresses and stations' places in the
+neighbours' kernels that are not true. Answers are what the tool itself takes for some. The last column has what udrouter did with what the tool sent, by the
+reasons that it counts; where there is none, it is what became of it: a tool that is not seen to have sent anything is an error of the run.
 
-| tool | from | about | answers | through the kernel | answers | through udrouter |
-|---|---|---|---|---|---|---|
+| tool | from | about | answers | through the kernel | answers | through udrouter | what udrouter did |
+|---|---|---|---|---|---|---|---|
 `)
 	for i, t := range list {
 		k, u := outcomes[0][i], outcomes[1][i]
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s |\n", t.args, t.from, t.about, k.said(t), k, u.said(t), u)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s | %s |\n", t.args, t.from, t.about, k.said(t), k, u.said(t), u, u.fate(t))
 	}
 	return b.String()
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -224,8 +222,6 @@ func number(n int) string {
 	}
 	return fmt.Sprint(n)
 }
-
-func words(m map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
 
 func place(p cases.Place) string {
 	switch p {
