@@ -38,6 +38,8 @@ func TestAttacksHaveTests(t *testing.T) {
 			t.Errorf("attack %d of %q is not in the catalogue", p.attack, p.what)
 		case p.rows != "" && !slices.ContainsFunc(all, p.has):
 			t.Errorf("attack %d, %s: no row is named like %q", p.attack, p.what, p.rows)
+		case p.rows == "" && !slices.ContainsFunc(floods, func(f flood) bool { return f.of(p) }) && notCompared[p.attack] == "":
+			t.Errorf("attack %d, %s: nothing is known of the kernel, nor why", p.attack, p.what)
 		case (p.rows == "" && p.tests == "") != (p.not != ""):
 			t.Errorf("attack %d, %s: something sends it, or there is a reason why not", p.attack, p.what)
 		}
@@ -51,8 +53,21 @@ func TestAttacksHaveTests(t *testing.T) {
 		if !known[c.Attack()] {
 			t.Errorf("%s: attack %d is not in the catalogue", c.Name, c.Attack())
 		}
-		if c.Attack() != 0 && !slices.ContainsFunc(parts, func(p part) bool { return p.has(c) }) {
-			t.Errorf("%s (attack %d) is in no part", c.Name, c.Attack())
+		n := 0
+		for _, p := range parts {
+			if p.has(c) {
+				n++
+			}
+		}
+		if c.Attack() != 0 && n != 1 {
+			t.Errorf("%s (attack %d) is in %d parts: it would be counted as often", c.Name, c.Attack(), n)
+		}
+	}
+	for _, f := range floods {
+		for _, begin := range f.parts {
+			if !slices.ContainsFunc(parts, func(p part) bool { return flood{parts: []string{begin}}.of(p) }) {
+				t.Errorf("the flood of %s: there is no part %q", f.args, begin)
+			}
 		}
 	}
 }

@@ -59,6 +59,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		cmd.Stdout, cmd.Stderr = out, os.Stderr
 		return cmd.Run()
 	}
+	if *update && *only != "" {
+		return errors.New("-update writes the table of all tools: not with -only")
+	}
 	list, err := chosen(*only)
 	if err != nil {
 		return err

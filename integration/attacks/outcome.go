@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,26 +26,29 @@ type outcome struct {
 }
 
 func (o outcome) String() string {
-	var words []string
 	if o.err != nil {
 		return "did not run"
 	}
-	if o.neighbour > 0 {
-		words = append(words, fmt.Sprintf("neighbour: %d", o.neighbour))
+	words := o.harm()
+	for i, w := range words {
+		if n := map[string]int{"neighbour": o.neighbour, "provider": o.provider}[w]; n > 0 {
+			words[i] = fmt.Sprintf("%s: %d", w, n)
+		}
 	}
-	if o.provider > 0 {
-		words = append(words, fmt.Sprintf("provider: %d", o.provider))
+	return cmp.Or(strings.Join(words, ", "), "0")
+}
+
+// harm is who has come to harm, and how.
+func (o outcome) harm() (words []string) {
+	for _, h := range []struct {
+		is   bool
+		word string
+	}{{o.neighbour > 0, "neighbour"}, {o.provider > 0, "provider"}, {len(o.believed) > 0, "believed"}, {o.lost != nil, "lost"}} {
+		if h.is {
+			words = append(words, h.word)
+		}
 	}
-	if len(o.believed) > 0 {
-		words = append(words, "believed")
-	}
-	if o.lost != nil {
-		words = append(words, "lost")
-	}
-	if len(words) == 0 {
-		return "0"
-	}
-	return strings.Join(words, ", ")
+	return words
 }
 
 func (o outcome) said(t tool) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"regexp"
 	"strings"
+	"sync"
 
 	"udrouter/integration/cases"
 )
@@ -11,7 +12,7 @@ import (
 type part struct {
 	attack int
 	what   string
-	rows   string // a regular expression for their names
+	rows   string // a regular expression for their names; a row is the first's that matches
 	tests  string // "package.TestX", several with spaces between
 	not    string // why it is not sent
 }
@@ -63,8 +64,7 @@ var parts = []part{
 	{23, "private and shared ones pass", "private and shared", "", ""},
 	{24, "every kind passes, without a redirect, by the router's MAC and a TTL less", "every kind|and back|TTL 1|hop limit 1|^guest to guest, IPv", "integration.TestTopologies", ""},
 	{24, "as the receiver's rules and state want", "policy (admits|refuses)|an answer", "", ""},
-	{25, "every protocol, known or not", "an IP protocol|of all kinds", "router.TestEveryProtocol router.TestProtocolSweepIsBounded", ""},
-	{25, "tunnels with a forged packet inside", "of all kinds", "", ""},
+	{25, "every protocol, known or not, and tunnels with a forged packet inside", "an IP protocol|of all kinds", "router.TestEveryProtocol router.TestProtocolSweepIsBounded", ""},
 	{25, "ICMP in IPv6, ICMPv6 in IPv4", "of the other family", "", ""},
 
 	{26, "the neighbour's, in NS as well", "another guest's address|the other guest's address", "", ""},
@@ -88,9 +88,9 @@ var parts = []part{
 	{33, "sender address: the neighbour's, the router's, the gateway's, 8.8.8.8, broadcast", "from [0-9.]+", "", ""},
 	{33, "replies that nobody wanted", "^a reply", "", ""},
 	{33, "other hardware, protocols, lengths, operations; cut off", "ARP with (hardware|protocol|lengths|[0-9]+ bytes|operation)", "", ""},
+	{34, "on the uplink for ours", "on the uplink", "", ""},
 	{34, "for the neighbour's, the router's and nobody's address", "gratuitous ARP", "integration.TestGatewayMoves router.TestGatewayMACChange", ""},
 	{34, "of the owner", "of the owner", "", ""},
-	{34, "on the uplink for ours", "on the uplink", "", ""},
 	{35, "for its own address: no answer", "for its own", "", ""},
 	{35, "for a neighbour's, the gateway's, nobody's", "probe (for|off)|unicast probe", "", ""},
 	{35, "with another MAC, or a reply without an address", "with another MAC|without an address", "", ""},
@@ -121,14 +121,14 @@ var parts = []part{
 	{50, "one unbound address", "unbound", "", ""},
 	{50, "a whole prefix, from the uplink and from a guest", "", "integration.TestScan router.TestSweep router.TestScanLearnsNothing router.TestOnLinkScan router.TestNextHopShares", ""},
 
-	{51, "every option, lifetime, sender and destination", "^RA with|^RA in|^RA from", "", ""},
 	{51, "from the uplink", "of the provider's router|from the uplink", "", ""},
+	{51, "every option, lifetime, sender and destination", "^RA with|^RA in|^RA from", "", ""},
 	{51, "floods", "", "router.TestGuardFloods", ""},
 	{52, "behind headers", "RA behind", "", ""},
 	{52, "in fragments", "[Ff]ragment", "", ""},
 	{52, "in tags and SNAP", "tag|SNAP|IPv4 frame", "", ""},
-	{54, "with another's MAC or address, or a source option without a source", "RS (from|with)", "", ""},
 	{54, "in order, to all routers and to one", "^RS($| to| from nowhere$| from the uplink)|^RS, ", "", ""},
+	{54, "with another's MAC or address, or a source option without a source", "RS (from|with)", "", ""},
 	{54, "a flood", "", "router.TestGuardFloods", ""},
 	{55, "ICMP, all codes, from a guest and in the gateway's name", "ICMP redirect", "", ""},
 	{55, "ICMPv6, with all options", "^redirect", "router.TestGuardFloods", ""},
@@ -149,10 +149,11 @@ var parts = []part{
 	{61, "lengths that are no multiple of 8; two Fragment headers", "bytes|two Fragment", "", ""},
 	{61, "floods, and what never ends", "", "router.TestFragmentFlood router.TestFragmentTimeout router.TestOwnReassembly", ""},
 	{63, "TTL 1, no route, too big, 1000s a second, while the neighbour traces", "", "integration.TestErrorShares router.TestErrorLimits router.TestErrorsOfAllKinds router.TestErrorCostVaries router.TestErrorsToUplink", ""},
-	{64, "type 0, through the router and to it", "routing header", "policy.TestNotedHeaders", ""},
-	{64, "types 2 to 255, with and without segments left", "routing header", "", ""},
+	{64, "type 0, through the router and to it", "routing header 0 ", "policy.TestNotedHeaders", ""},
+	{64, "types 2 to 255, with and without segments left; cut off", "routing header", "", ""},
 	{65, "options of all four actions, hop by hop and for the destination", "option|padding|router alert|tunnel|home address", "policy.TestNotedHeaders policy.TestMessagesInExtensionHeaders", ""},
 	{65, "jumbograms", "jumbo", "", ""},
+	{65, "hop-by-hop options, a flood", "", "attacks.TestAttackTable", ""},
 	{65, "chains of 10 and more, and of bytes; order; cut off", "extension header|hop-by-hop|AH|no next header", "policy.TestLongChains", ""},
 	{66, "source routes, loose and strict", "source route", "", ""},
 	{66, "lengths that contradict the header", "contradict", "", ""},
@@ -161,19 +162,19 @@ var parts = []part{
 	{67, "MTUs of 0 to 1499, true and forged", "an MTU", "policy.TestRelated", ""},
 	{67, "quotes of what nobody has sent", ".", "policy.TestRelated policy.TestRelatedSYN", ""},
 	{67, "a smaller MTU on the way out", "", "integration.TestPathMTU router.TestFragmentsByTheRouter router.TestMTU", ""},
-	{68, "about errors and redirects, (a) and (b)", "error|redirect", "", ""},
-	{68, "to many, in packet or frame, (c) and (d)", "multicast|broadcast|everyone", "", ""},
 	{68, "about later fragments, (e) and (g)", "fragment", "", ""},
+	{68, "to many, in packet or frame, (c) and (d)", "multicast|broadcast|everyone", "", ""},
 	{68, "to who cannot be answered, (f) and (h)", "forged source|from [0-9a-f:.]|anycast", "", ""},
+	{68, "about errors and redirects, (a) and (b)", "error|redirect", "", ""},
 	{68, "to an anycast address on the internet", "", "", "it cannot be known as one"},
 	{70, "every type, as a first packet and about a flow", ".", "router.TestICMPMatrix", ""},
 
-	{71, "first packets that are no SYN, impossible flags", "flags|to (a |the )?(closed|open) port|SYN\\+ACK|a guest to|the internet to|to dom0", "policy.TestTCP policy.TestPortsAreThere", ""},
+	{71, "to dom0, from guests and the internet", "dom0", "integration.TestHostUplink integration.TestDom0AndGuests", ""},
+	{71, "first packets that are no SYN, impossible flags", "flags|to (a |the )?(closed|open) port|SYN\\+ACK|a guest to|the internet to", "policy.TestTCP policy.TestPortsAreThere", ""},
 	{71, "answers from another port or address", "answer|others|as if|neighbour|nobody asked|asks|both ask", "", ""},
 	{71, "beyond the window, resets that are not exact", "window|reset", "", ""},
 	{71, "after FIN, reset and TIME-WAIT; simultaneous and split opening", "after|open|handshake|FIN|SYN of|another SYN|old connection|data|^an echo", "policy.TestFlowOracle router.TestStateTimes", ""},
 	{71, "ICMP errors about another's connection", "error", "", ""},
-	{71, "to dom0, from guests and the internet", "dom0", "integration.TestHostUplink integration.TestDom0AndGuests", ""},
 	{72, "SYN, UDP and ICMP with random ports and sources, from guest and uplink", "", "integration.TestStateFloods integration.TestFlowsAreBounded router.TestStateFloods policy.TestFlowFlood policy.TestFlowFloodFromUplink", ""},
 	{72, "shares, and what is given up first", "", "policy.TestFlowBudget policy.TestFlowShares policy.TestSharesOfFlows policy.TestFlowOrder policy.TestFlowOpeningAmongEstablished", ""},
 
@@ -185,7 +186,7 @@ var parts = []part{
 	{74, "MLD queries, to become querier", "MLD queries", "", ""},
 	{74, "reports and leaves, of 70 records and of a false number", "MLD reports", "", ""},
 	{74, "from others' addresses, to the router alone, from the uplink", "others'|alone|uplink|router's address", "", ""},
-	{74, "a flood", "", "", "nothing is done about a report, and so nothing used up but its own frames, which the policy's limits of packets do not concern"},
+	{74, "a flood", "", "attacks.TestAttackTable", ""},
 	{75, "of uplink and TAP: 9000, 1500, 1280, 1279, 576, 68 and back, with packets that no longer fit", "", "integration.TestMTUChanges router.TestMTU router.TestGuestMTUStays", ""},
 	{75, "frames larger than a buffer", "", "router.TestOversize stack.TestMoreFramesThanEntries", ""},
 	{76, "scans by TCP of all flags, UDP and others", "scan|^UDP", "", ""},
@@ -245,9 +246,24 @@ var sets = []set{
 	{"the kernel as an oracle: what it forwards of packets by lot, byte by byte, and what it reports", "", nil, "router.TestLikeTheKernel router.FuzzLikeTheKernel"},
 }
 
-// has tells whether a row belongs to a part.
+var names = sync.OnceValue(func() (list []*regexp.Regexp) {
+	for _, p := range parts {
+		list = append(list, regexp.MustCompile(p.rows))
+	}
+	return list
+})
+
+// has tells whether a row belongs to a part, and so to no other.
 func (p part) has(c cases.Case) bool {
-	return p.rows != "" && c.Attack() == p.attack && regexp.MustCompile(p.rows).MatchString(c.Name)
+	if p.rows == "" || p.attack != c.Attack() {
+		return false
+	}
+	for i, name := range names() {
+		if parts[i].rows != "" && parts[i].attack == p.attack && name.MatchString(c.Name) {
+			return parts[i] == p
+		}
+	}
+	return false
 }
 
 // has tells whether a tool belongs to a set.

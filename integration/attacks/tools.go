@@ -25,7 +25,12 @@ func (s *scene) attacker(t tool) *lab.Node {
 }
 
 // try runs a tool and looks what has come of it.
-func (s *scene) try(ctx context.Context, t tool) (o outcome) {
+func (s *scene) try(ctx context.Context, t tool) outcome {
+	return s.suffer(ctx, t, func() ([]byte, error, error) { return s.run(ctx, t) })
+}
+
+// suffer looks what comes of an attack: run tells what the attacker has said, what a neighbour missed meanwhile, and whether it ran as it should.
+func (s *scene) suffer(ctx context.Context, t tool, run func() (said []byte, lost, err error)) (o outcome) {
 	w, err := s.watch(ctx, t)
 	if err != nil {
 		return outcome{err: err}
@@ -34,7 +39,7 @@ func (s *scene) try(ctx context.Context, t tool) (o outcome) {
 	o.lost = s.during(ctx, func() error {
 		var said []byte
 		var lost error
-		said, lost, o.err = s.run(ctx, t)
+		said, lost, o.err = run()
 		if t.answer != nil {
 			o.answers = len(t.answer.FindAll(bytes.ReplaceAll(said, []byte("\r"), []byte("\n")), -1))
 		}
@@ -84,8 +89,13 @@ func (s *scene) run(ctx context.Context, t tool) (said []byte, lost, err error) 
 // last is the end of what a tool has said.
 func last(said []byte) []byte { return bytes.TrimSpace(said[max(0, len(said)-500):]) }
 
-// patience is how long others wait: an attack that costs this machine its processors is not one on the router.
-const patience = 15 * time.Second
+// patience is how long others wait for an answer. With udrouter they wait longer: an attack that costs this machine its processors is not one on the router.
+func (s *scene) patience() time.Duration {
+	if s.proc == nil {
+		return 5 * time.Second
+	}
+	return 15 * time.Second
+}
 
 // during has the honest guest's connections used while something is done.
 func (s *scene) during(ctx context.Context, do func() error) error {
@@ -93,7 +103,7 @@ func (s *scene) during(ctx context.Context, do func() error) error {
 	go func() {
 		for {
 			for _, c := range s.conns {
-				timed, cancel := context.WithTimeout(ctx, patience)
+				timed, cancel := context.WithTimeout(ctx, s.patience())
 				err := c.Check(timed)
 				cancel()
 				if err != nil {
@@ -251,7 +261,7 @@ func (w *watching) close() {
 
 // witnesses asks whether others are still served: the honest guest's connections, and the neighbour's way to the internet.
 func (s *scene) witnesses(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()
 	var err error
 	for _, c := range s.conns {

@@ -35,7 +35,7 @@ func TestToolsShowSomething(t *testing.T) {
 
 // A choice of no tool, or of one that is not installed, is an error: it would be a success that shows nothing.
 func TestChoice(t *testing.T) {
-	for _, args := range [][]string{{"-only", "no such tool"}, {"-only", "("}} {
+	for _, args := range [][]string{{"-only", "no such tool"}, {"-only", "("}, {"-only", "arping", "-update"}} {
 		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "-only") {
 			t.Errorf("%v: %v", args, err)
 		}
