@@ -131,7 +131,10 @@ var floods = []flood{
 		}
 		return seal(f)
 	}},
-	{parts: []string{"63 "}, tool: tool{args: "TTL 1", drops: "ttl-exceeded"}, frame: func(s *scene, i int) []byte {
+	{parts: []string{"63 "}, tool: tool{args: "causes of errors", drops: "ttl-exceeded unbound-dst"}, frame: func(s *scene, i int) []byte {
+		if i%2 == 0 {
+			return cases.UDP(s.router, cases.MAC1, cases.One4, cases.Unbound4, 8) // nobody is there
+		}
 		return cases.UDP(s.router, cases.MAC1, cases.One4, x4, 8, cases.TTL(1))
 	}, honest: traces},
 	{parts: []string{"65 hop-by-hop options"}, tool: tool{args: "options from hop to hop", to: "2001:db8:ffff::7/128", passes: 1}, frame: func(s *scene, i int) []byte {
@@ -204,36 +207,36 @@ func (f flood) send(ctx context.Context, t *testing.T, s *scene) (said []byte, l
 	if err := three.HurryNeighbours(three.Link); err != nil {
 		return nil, nil, err
 	}
-	done, served := make(chan struct{}), make(chan error, 1)
-	timed, cancel := context.WithTimeout(ctx, s.patience())
-	defer cancel()
-	go func() {
-		var err error
-		for n := 0; err == nil; n++ {
-			for _, a := range []netip.Addr{x4, x6} {
-				err = errors.Join(err, three.Transfer(timed, netip.AddrPortFrom(a, 443), 1000))
-			}
-			if f.honest != nil && err == nil {
-				err = f.honest(timed, s)
-			}
-			select {
-			case <-done:
-				served <- err
-				return
-			default:
-			}
-		}
-		served <- err
-	}()
-	start, refused := time.Now(), 0
-	for _, b := range frames {
-		if to.Send(b) != nil { // a queue is full
+	served := make(chan error, 1)
+	go func() { served <- f.serve(ctx, s, times(4, 1000)) }()
+	start, sent, refused := time.Now(), 0, 0
+	for end := false; sent < len(frames) || !end; sent++ {
+		if to.Send(frames[sent%len(frames)]) != nil { // a queue is full
 			refused++
 		}
+		if !end && len(served) > 0 {
+			end = true
+		}
 	}
-	t.Logf("%d frames, %.0f a second, %d of them refused by the sender's own link", len(frames), float64(len(frames))/time.Since(start).Seconds(), refused)
-	close(done)
+	t.Logf("%d frames, %.0f a second, %d of them refused by the sender's own link", sent, float64(sent)/time.Since(start).Seconds(), refused)
 	return nil, <-served, nil
+}
+
+// serve is what the honest guest has of the internet meanwhile: new connections of both families.
+func (f flood) serve(ctx context.Context, s *scene, connections int) error {
+	three := s.lab.Guest("three")
+	for n := 0; n < connections; n++ {
+		timed, cancel := context.WithTimeout(ctx, s.patience())
+		err := three.Transfer(timed, netip.AddrPortFrom([]netip.Addr{x4, x6}[n%2], 443), 1000)
+		if err == nil && f.honest != nil && n%4 == 0 {
+			err = f.honest(timed, s)
+		}
+		cancel()
+		if err != nil {
+			return fmt.Errorf("connection %d of %d: %w", n, connections, err)
+		}
+	}
+	return nil
 }
 
 // runFloods sends the floods to a router, "" for dom0's kernel, and tells what came of each.

@@ -8,7 +8,7 @@ type tool struct {
 	from    attacker
 	about   string         // which attacks, by number
 	seconds int            // after which it is killed
-	endless bool           // and only then; any other must end by itself
+	endless bool           // it has no end, or none that is worth the wait; any other must end by itself
 	status  int            // with which it may end as well as with 0: some say so when nobody answers
 	answer  *regexp.Regexp // a line of its output that is an answer; nil: it has none
 	answers answers        // how many it may and must have of udrouter
@@ -79,7 +79,7 @@ var tools = []tool{
 	{args: "atk6-exploit6 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 10, drops: "fragment-overlap oversize-fragment nd-malformed", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 5, endless: true, drops: "routing-header malformed header-chain", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -2 eth0 ff02::1", about: "40", seconds: 5, drops: "nd-malformed nd-hoplimit checksum"},
-	{args: "atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", about: "58, 71", seconds: 150, answer: passed, drops: "malformed"},
+	{args: "atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", about: "58, 71", seconds: 300, answer: passed, drops: "malformed"},
 	{args: "atk6-implementation6 -p eth0 2001:db8:ffff::7", about: "58, 64, 65", seconds: 150, answer: passed, answers: some, drops: "fragment-orphan header-chain malformed routing-header", passes: 1},
 	{args: "ra6 -i eth0 -d ff02::1 -t 9000 -P 2001:db8:bad::/64#LA -e", about: "51", seconds: 3, drops: "ra-guard"},
 	{args: "ra6 -i eth0 -d ff02::1 -t 9000 -P 2001:db8:bad::/64#LA -e --frag-hdr 32 --dst-opt-hdr 64", about: "52", seconds: 3, drops: "multicast tiny-fragment"},
@@ -88,18 +88,18 @@ var tools = []tool{
 	{args: "ns6 -i eth0 -d ff02::1 -t 2001:db8:3:2:1::11 -e -F 1000 -l -z 1", about: "49", seconds: 3, endless: true, bridge: true},
 	{args: "rs6 -i eth0 -s fe80::216:3eff:fe00:1 -S 00:16:3e:00:00:01 -d ff02::2 -e -l -z 1", about: "54", seconds: 3, endless: true, drops: "nd-malformed"},
 	{args: "rd6 -i eth0 -s fe80::1 -d 2001:db8:3:2:1::11 -r 2001:db8:ffff::7 -t fe80::10 -n", about: "55", seconds: 3, drops: "redirect"},
-	{args: "frag6 -i eth0 -O first -d 2001:db8:ffff::7", about: "61", seconds: 20, passes: 1},
-	{args: "frag6 -i eth0 -p -d 2001:db8:ffff::7", about: "59", seconds: 60, drops: "fragment-overlap", passes: 1},
+	{args: "frag6 -i eth0 -O first -d 2001:db8:ffff::7", about: "61", seconds: 5, endless: true, passes: 1},
+	{args: "frag6 -i eth0 -p -d 2001:db8:ffff::7", about: "59", seconds: 30, endless: true, drops: "fragment-overlap", passes: 1},
 	{args: "frag6 -i eth0 -F 1000 -l -z 1 -d 2001:db8:ffff::7", about: "61", seconds: 4, endless: true, drops: "malformed"},
 	{args: "jumbo6 -i eth0 -d 2001:db8:ffff::7", about: "65", seconds: 10, drops: "malformed"},
 	{args: "icmp6 -i eth0 -d 2001:db8:3:2:1::11 -t 2 -m 1280 -r 2001:db8:ffff::7 -p TCP", about: "67", seconds: 3, drops: "icmp-unrelated"},
-	{args: "flow6 -i eth0 -d 2001:db8:ffff::7 -P TCP -p 443 -W", about: "65", seconds: 60, drops: "ip6-binding", passes: 1},
+	{args: "flow6 -i eth0 -d 2001:db8:ffff::7 -P TCP -p 443 -W", about: "65", seconds: 60, status: 1, drops: "ip6-binding", passes: 1},
 	{args: "trafgen -o eth0 -n 50000 { drnd(60) }", about: "4, 8, 10", seconds: 10, bridge: true},
 	{args: "trafgen -o eth0 -n 50000 { eth(da=ff:ff:ff:ff:ff:ff,sa=00:16:3e:00:00:01,type=0x0800), drnd(46) }", about: "8", seconds: 10, drops: "malformed"},
 	{args: "trafgen -o eth0 -n 50000 { eth(da=ff:ff:ff:ff:ff:ff,sa=00:16:3e:00:00:01,type=0x8100), 0x00, 0x05, 0x08, 0x00, drnd(46) }", about: "9", seconds: 10, drops: "vlan"},
 	{args: "mausezahn eth0 -c 20000 -A rand -B 192.0.2.11 -t udp dp=1-65535", about: "17", seconds: 15, endless: true, drops: "ip-binding"},
 	{args: "macof -i eth0 -n 50000", about: "2, 4", seconds: 15, bridge: true},
-	{args: "nmap -n -Pn -sS -p 1-1024 --max-retries 1 192.0.2.1", about: "76", seconds: 30, answer: ports, drops: "router-local"},
+	{args: "nmap -n -Pn -sS -p 1-1024 --max-retries 1 192.0.2.1", about: "76", seconds: 90, answer: ports, drops: "router-local"},
 	{args: "nmap -n -Pn -sU -p 53,67,123,161,500 --max-retries 1 192.0.2.1", about: "76", seconds: 30, answer: ports, drops: "router-local"},
 	{args: "nmap -6 -n -Pn -sS -p 22,53,80,179,443 --max-retries 1 -e eth0 fe80::1", about: "76", seconds: 30, answer: ports, drops: "router-local"},
 	{args: "nmap -n -Pn -sA -p 8000-8010 --max-retries 0 192.0.2.11", about: "71", seconds: 20, answer: ports, drops: "ingress-policy"},
@@ -115,7 +115,7 @@ var tools = []tool{
 	{args: "atk6-ndpexhaust26 -r -p eth0 2001:db8:3:2::", from: internet, about: "50", seconds: 3, open: true, endless: true, to: "2001:db8:3:2::/64"},
 	{args: "nmap -n -sn -PE --min-rate 1000 --max-retries 0 192.0.2.0/24", from: internet, about: "50", seconds: 30, answer: hosts, open: true, drops: "unbound-dst broadcast", answers: answers{4, 4}},
 	{args: "nmap -n -Pn -sF -p 1-100 --max-retries 0 192.0.2.11", from: internet, about: "71", seconds: 30, answer: ports, drops: "ingress-policy"},
-	{args: "nmap -n -Pn -sS -p 1-1024 --max-retries 1 192.0.2.1", from: internet, about: "76", seconds: 30, answer: ports, drops: "router-local"},
+	{args: "nmap -n -Pn -sS -p 1-1024 --max-retries 1 192.0.2.1", from: internet, about: "76", seconds: 90, answer: ports, drops: "router-local"},
 	{args: "hping3 -a 192.0.2.10 -S -p 22 -i u1000 -c 500 192.0.2.11", from: internet, about: "22", seconds: 10, status: 1, drops: "spoof-ingress"},
-	{args: "hping3 --udp --flood --rand-source -p ++1 192.0.2.11", from: internet, about: "72", seconds: 4, endless: true, drops: "limit-new-flows"},
+	{args: "hping3 --udp --flood --rand-source -p ++1 192.0.2.11", from: internet, about: "72", seconds: 4, endless: true, drops: "ingress-policy martian-src"},
 }
