@@ -173,8 +173,8 @@ func table(list []tool, outcomes [2][]outcome) string {
 	b.WriteString(`# Tools
 
 What came of well-known tools in runs of ` + "`go run ./integration/attacks -update`" + `; its comment says how they are run. Frames are counted that came to the neighbour by the
-attacker's doing, but for what its rules admit ("open"), and those with a forged source or a foreign MAC that came to the provider; "lost" is a neighbour who does not reach the internet
-or, while it comes up, its gateway or an address of its own, or connections that have broken; "believed" are routes, addresses and stations' places in the
+attacker's doing, in two lines behind udrouter echo requests that its rules admit, and those with a forged source or a foreign MAC that came to the provider;
+"lost" is a neighbour who does not reach the internet or, while it comes up, its gateway or an address of its own, or connections that have broken; "believed" are routes, addresses and stations' places in the
 neighbours' kernels that are not true. Answers are what the tool itself takes for some. The last column has what udrouter did with what the tool sent, by the
 reasons that it counts; where there is none, it is what became of it: a tool that is not seen to have sent anything is an error of the run.
 

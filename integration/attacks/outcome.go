@@ -20,6 +20,7 @@ type outcome struct {
 	own       int // packets of the attacker's own, seen by the provider
 	neighbour int // frames by the attacker's doing
 	provider  int
+	seen      [][]byte // the first of those at the neighbour and the provider
 	answers   int
 	believed  []string // what neighbours have come to believe
 	lost      error    // others are not served, during the attack or afterwards
@@ -96,8 +97,8 @@ func (o outcome) bad(t tool) (why []string) {
 	if o.err != nil {
 		return []string{o.err.Error()}
 	}
-	say(o.neighbour > 0 && !t.open, "%d frames came to the neighbour", o.neighbour)
-	say(o.provider > 0, "%d forged frames came to the provider", o.provider)
+	say(o.neighbour > 0 && !t.open, "%d frames came to the neighbour: %x", o.neighbour, o.seen)
+	say(o.provider > 0, "%d forged frames came to the provider: %x", o.provider, o.seen)
 	say(len(o.believed) > 0, "believed: %s", strings.Join(o.believed, "; "))
 	say(o.lost != nil, "others were not served: %v", o.lost)
 	say(o.answers < t.answers.least, "%d answers, want %d at least", o.answers, t.answers.least)

@@ -246,6 +246,13 @@ func (w *watching) look(ctx context.Context, o *outcome) error {
 	w.close()
 	arrived := func(f lab.Frame) bool { return !f.Outgoing }
 	o.neighbour, o.provider = w.neighbour.Count(arrived)+w.neighbour.Lost(), w.provider.Count(arrived)+w.provider.Lost()
+	for _, sniffed := range [][]lab.Frame{w.neighbour.Frames(), w.provider.Frames()} {
+		for _, f := range sniffed {
+			if arrived(f) && len(o.seen) < 5 {
+				o.seen = append(o.seen, f.Data)
+			}
+		}
+	}
 	o.own, o.came, o.foreign, o.past = int(w.own.Load()), int(w.came.Load()), int(w.foreign.Load()), int(w.past.Load())
 	o.heard = int(w.heard.Load())
 	return nil
