@@ -76,17 +76,23 @@ func AnyID(f []byte) []byte {
 	return f
 }
 
-// RunAll runs rows one after the other, as subtests; what one has left behind is there for the next.
-func (w *Wire) RunAll(t *testing.T, rows []cases.Case) {
+// RunAll runs rows one after the other, as subtests, and tells of each whether it ran and passed; what one has left behind is there for the next.
+func (w *Wire) RunAll(t *testing.T, rows []cases.Case) (passed []bool) {
 	w.Announced()
 	for _, c := range rows {
-		t.Run(c.Name, func(t *testing.T) { w.Run(t, c) })
+		ran := false // t.Run is content with what -run leaves out
+		ok := t.Run(c.Name, func(t *testing.T) {
+			w.Run(t, c)
+			ran = true
+		})
+		passed = append(passed, ran && ok)
 	}
 	w.T = t
 	w.Canary()
 	if s := Status(t, w.Proc); s.ForeignMAC != 0 || s.Drops[policy.Internal.String()] != 0 {
 		t.Errorf("foreign MACs %d, drops %v", s.ForeignMAC, s.Drops)
 	}
+	return passed
 }
 
 // Announced waits until guest one was announced three times: an answer to somebody's DAD for its address looks the same.
