@@ -245,6 +245,17 @@ func (s *Sniffer) FramesFrom(n int) []Frame {
 	return frames
 }
 
+// Take returns the frames that were collected since the last Take, or since Sniff, and forgets them: who takes now and then can go on without end.
+// Indices, as AwaitFrom has them, begin anew.
+func (s *Sniffer) Take() []Frame {
+	_, _, _ = s.snapshot(0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	frames := s.frames
+	s.frames, s.bytes = nil, 0
+	return frames
+}
+
 // snapshot returns the frames from an index on, what is closed when there are more, and the error
 // that ended the sniffer.
 func (s *Sniffer) snapshot(from int) ([]Frame, <-chan struct{}, error) {

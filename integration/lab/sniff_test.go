@@ -127,6 +127,21 @@ func TestSnifferIsBounded(t *testing.T) {
 	if got, lost := len(s.Frames()), s.Lost(); got != 10 || lost != 15 {
 		t.Errorf("%d kept, %d lost", got, lost)
 	}
+	// Who takes what there is has room again, without end.
+	for round := range 3 {
+		want := 10
+		if taken := len(s.Take()); taken != want || len(s.Frames()) != 0 {
+			t.Fatalf("in round %d, %d were taken, and %d are left", round, taken, len(s.Frames()))
+		}
+		for range want {
+			if err := w.Send(frame("many")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if lost := s.Lost(); lost != 15 {
+		t.Errorf("%d lost, though there was room", lost)
+	}
 }
 
 func TestSenderRefuses(t *testing.T) {
