@@ -100,7 +100,7 @@ func Build(ctx context.Context, cfg *config.Config, opts Options) (*Lab, error) 
 	l := &Lab{Config: cfg, opts: opts}
 	if err := l.build(ctx); err != nil {
 		if errors.Is(err, unix.EPERM) && !initialUserNS() {
-			err = noUserNS(err) // some machines let users make such a namespace, and nothing in it
+			err = noUserNS(err, privilege()) // some machines let users make such a namespace, and nothing in it
 		}
 		return nil, errors.Join(fmt.Errorf("building the lab: %w", err), l.Close())
 	}

@@ -32,6 +32,8 @@ var helpers = map[string]func(args []string) error{
 	"run":   fakeRouter,
 	"hold":  holdLab,
 	"user":  asUser,
+	"caps":  fewerCaps,
+	"weak":  asWeakRoot,
 	"lab":   userLab,
 	"mount": userMounts,
 }

@@ -25,25 +25,36 @@ var needed = []struct {
 // NeedsReexec tells whether this process lacks the privilege to build a lab, so that Reexec has to
 // run the program again in a user namespace, where it has it.
 func NeedsReexec() (bool, error) {
+	caps, err := effective()
+	return err == nil && len(lacking(caps)) > 0, err
+}
+
+// effective are the calling thread's capabilities, a bit each.
+func effective() (uint64, error) {
 	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
-		return false, fmt.Errorf("reading capabilities: %w", err)
+		return 0, fmt.Errorf("reading capabilities: %w", err)
 	}
 	for line := range strings.Lines(string(status)) {
 		if text, ok := strings.CutPrefix(line, "CapEff:"); ok {
 			caps, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
 			if err != nil {
-				return false, fmt.Errorf("reading capabilities: %w", err)
+				return 0, fmt.Errorf("reading capabilities: %w", err)
 			}
-			for _, c := range needed {
-				if caps&(1<<c.bit) == 0 {
-					return true, nil
-				}
-			}
-			return false, nil
+			return caps, nil
 		}
 	}
-	return false, errors.New("reading capabilities: the kernel does not tell")
+	return 0, errors.New("reading capabilities: the kernel does not tell")
+}
+
+// lacking are the needed capabilities that are not among caps.
+func lacking(caps uint64) (names []string) {
+	for _, c := range needed {
+		if caps&(1<<c.bit) == 0 {
+			names = append(names, c.name)
+		}
+	}
+	return names
 }
 
 // Reexec runs this program again with args (without its name) in a new user, network and mount
@@ -78,7 +89,7 @@ func Reexec(ctx context.Context, args ...string) (status int, err error) {
 		}
 	}()
 	if err := <-started; err != nil {
-		return 0, noUserNS(err)
+		return 0, noUserNS(err, privilege())
 	}
 	done := ctx.Done()
 	for {
@@ -114,20 +125,46 @@ func usableTUN() error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("opening %s: %w: load the module first: modprobe tun (as root)", tunDevice, err)
+		return fmt.Errorf("opening %s: %w: load the module first: modprobe tun (as root); a container needs the device as well, as by docker run --device=%s", tunDevice, err, tunDevice)
 	case errors.Is(err, fs.ErrPermission):
 		mode := ""
 		if st, err := os.Stat(tunDevice); err == nil {
 			mode = fmt.Sprintf(" (its mode is %#o)", st.Mode().Perm())
 		}
 		return fmt.Errorf("opening %s: %w%s: without root the lab needs it open to users, as distributions have it: "+
-			"chmod 0666 %s (as root), or run the lab as root", tunDevice, err, mode, tunDevice)
+			"chmod 0666 %s (as root), or %s", tunDevice, err, mode, tunDevice, privilege())
 	}
 	return fmt.Errorf("opening %s: %w", tunDevice, err)
 }
 
-// noUserNS says what to do when a user namespace could not be made.
-func noUserNS(err error) error {
+// privilege says what makes a user namespace unnecessary: to be root, or for who is, which capabilities.
+func privilege() string {
+	caps, err := effective()
+	if os.Geteuid() != 0 || err != nil {
+		return "run the lab as root"
+	}
+	return rootNeeds(caps)
+}
+
+// rootNeeds is what root lacks that has caps alone, as in a container.
+func rootNeeds(caps uint64) string {
+	names := lacking(caps)
+	if len(names) == 0 {
+		return "run the lab as root of the machine" // a security module or a device is in the way
+	}
+	var flags strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&flags, " --cap-add=%s", strings.TrimPrefix(name, "CAP_"))
+	}
+	s := fmt.Sprintf("give root %s, which it lacks here: of a container by docker run%s", strings.Join(names, ", "), &flags)
+	if caps&(1<<unix.CAP_SETFCAP) == 0 {
+		s += "; or CAP_SETFCAP, without which it may be root of no user namespace (user_namespaces(7))"
+	}
+	return s
+}
+
+// noUserNS says what to do when a user namespace could not be made; instead is what makes one unnecessary.
+func noUserNS(err error, instead string) error {
 	for _, s := range []struct{ key, bad, good string }{
 		{"kernel/unprivileged_userns_clone", "0", "1"},
 		{"kernel/apparmor_restrict_unprivileged_userns", "1", "0"},
@@ -136,11 +173,11 @@ func noUserNS(err error) error {
 	} {
 		text, readErr := os.ReadFile("/proc/sys/" + s.key)
 		if readErr == nil && strings.TrimSpace(string(text)) == s.bad {
-			return fmt.Errorf("making a user namespace: %w: the machine forbids it to users: sysctl %s=%s (as root), or run the lab as root",
-				err, strings.ReplaceAll(s.key, "/", "."), s.good)
+			return fmt.Errorf("making a user namespace: %w: the machine forbids it: sysctl %s=%s (as root of the machine), or %s",
+				err, strings.ReplaceAll(s.key, "/", "."), s.good, instead)
 		}
 	}
-	return fmt.Errorf("making a user namespace: %w: the machine forbids it to users; run the lab as root", err)
+	return fmt.Errorf("making a user namespace: %w: it is forbidden here; %s", err, instead)
 }
 
 // initialUserNS tells whether this process is in the machine's first user namespace, the only one

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,8 +163,56 @@ func TestReexecTellsWhatToDo(t *testing.T) {
 	if err == nil || !strings.Contains(out, "chmod 0666 /dev/net/tun (as root), or run the lab as root") || !strings.Contains(out, "its mode is 0600") {
 		t.Errorf("%v:\n%s", err, out)
 	}
-	if err := noUserNS(unix.EPERM); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "run the lab as root") {
+	if err := noUserNS(unix.EPERM, "run the lab as root"); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "run the lab as root") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// fewerCaps is a helper, run as root: it gives up capabilities for good, and runs the next helper, as a container does.
+func fewerCaps(args []string) error {
+	runtime.LockOSThread()
+	for name := range strings.FieldsSeq(args[0]) {
+		bit, ok := map[string]uintptr{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN, "CAP_NET_RAW": unix.CAP_NET_RAW, "CAP_SETFCAP": unix.CAP_SETFCAP}[name]
+		if !ok {
+			return fmt.Errorf("no capability is called %s", name)
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, bit, 0, 0, 0); err != nil {
+			return fmt.Errorf("dropping %s: %w", name, err)
+		}
+	}
+	return unix.Exec("/proc/self/exe", []string{"test", "weak", "fail"}, os.Environ())
+}
+
+// asWeakRoot is a helper, run as root that lacks something: what main does.
+func asWeakRoot(args []string) error {
+	again, err := NeedsReexec()
+	if err != nil || !again || os.Geteuid() != 0 {
+		return fmt.Errorf("root lacks nothing: %w", err)
+	}
+	status, err := Reexec(context.Background(), append([]string{"lab"}, args...)...)
+	if err != nil {
+		return err
+	}
+	fmt.Println("status", status)
+	return nil
+}
+
+// Root with too few capabilities, as in a container, makes a user namespace if it may, and is told exactly what it lacks if not.
+func TestRootLacksCapabilities(t *testing.T) {
+	for _, c := range []struct{ without, says string }{
+		{"CAP_NET_ADMIN", "status 7\n"},
+		{"CAP_SYS_ADMIN", "status 7\n"},
+		{"CAP_NET_ADMIN CAP_SETFCAP", "making a user namespace: fork/exec /proc/self/exe: operation not permitted: it is forbidden here; give root CAP_NET_ADMIN, which it lacks here: " +
+			"of a container by docker run --cap-add=NET_ADMIN; or CAP_SETFCAP, without which it may be root of no user namespace (user_namespaces(7))\n"},
+		{"CAP_SYS_ADMIN CAP_NET_RAW CAP_SETFCAP", "give root CAP_SYS_ADMIN, CAP_NET_RAW, which it lacks here: of a container by docker run --cap-add=SYS_ADMIN --cap-add=NET_RAW; or CAP_SETFCAP, "},
+	} {
+		out, err := exec.Command("/proc/self/exe", "caps", c.without).CombinedOutput()
+		if !strings.Contains(string(out), c.says) || (err == nil) != strings.HasPrefix(c.says, "status") || strings.Contains(string(out), "as root") {
+			t.Errorf("without %s: %v:\n%s", c.without, err, out)
+		}
+	}
+	if got := rootNeeds(^uint64(0) &^ (1 << unix.CAP_NET_ADMIN)); got != "give root CAP_NET_ADMIN, which it lacks here: of a container by docker run --cap-add=NET_ADMIN" {
+		t.Errorf("got %q", got)
 	}
 }
 
