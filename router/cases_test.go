@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -34,10 +35,20 @@ type sim struct {
 	*Router
 	t      testing.TB
 	clock  *faketime.ManualClock
+	wall   *wallClock // the same as the router has it
 	links  map[stack.Side]*stacktest.Link
 	kernel stack.Kernel
 	net    cases.Net
 }
+
+// wallClock is a clock whose time of day can be set, forwards and back; its monotonic time goes on as before.
+type wallClock struct {
+	*faketime.ManualClock
+	set time.Duration
+}
+
+// Now is the time of day.
+func (c *wallClock) Now() time.Time { return c.ManualClock.Now().Add(c.set) }
 
 // seedKernel is dom0's kernel in the set-up of reference/: its address in the guests' prefix, the gateway there as well.
 func seedKernel() stack.Kernel {
@@ -66,12 +77,13 @@ func parseConfig(t testing.TB, src string) *config.Config {
 
 func newSim(t testing.TB, cfg *config.Config, k stack.Kernel) *sim {
 	t.Helper()
-	s := &sim{t: t, clock: faketime.NewManualClock(), kernel: k,
+	clock := faketime.NewManualClock()
+	s := &sim{t: t, clock: clock, wall: &wallClock{ManualClock: clock}, kernel: k,
 		links: map[stack.Side]*stacktest.Link{stack.Guests: stacktest.NewLink("udr0"), stack.UplinkSide: stacktest.NewLink("eth0"), stack.Host: stacktest.NewLink("udrhost")}}
 	o := Options{Config: cfg, Guests: s.links[stack.Guests], Uplink: s.links[stack.UplinkSide], Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		ReadKernel: func() (stack.Kernel, error) { return s.kernel, nil },
 		Watch:      func(ctx context.Context, changed func() error) error { <-ctx.Done(); return nil },
-		RouterMAC:  RouterMAC(cfg, eth0MAC), GuestMTU: GuestMTU(cfg, k), Clock: s.clock}
+		RouterMAC:  RouterMAC(cfg, eth0MAC), GuestMTU: GuestMTU(cfg, k), Clock: s.wall}
 	if cfg.Host != nil {
 		o.Host = s.links[stack.Host]
 	}

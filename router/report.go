@@ -46,7 +46,10 @@ func newLimitSet() limitSet {
 	}
 }
 
-func (r *Router) take(bucket *rate.Limiter) bool { return bucket.AllowN(r.Clock.Now(), 1) }
+func (r *Router) take(bucket *rate.Limiter) bool { return bucket.AllowN(r.bucketTime(), 1) }
+
+// bucketTime is now as token buckets have it. It is the monotonic time, so that they do not depend on the time of day, which can be set.
+func (r *Router) bucketTime() time.Time { return time.Time{}.Add(r.now()) }
 
 // report tells a packet's sender what became of it, where that may be told (RFC 1812 4.3.2.7, RFC 4443 2.4(e)) and the
 // guest concerned has not used up its share: the sender, or else the destination.
@@ -88,7 +91,7 @@ func (w *worker) mayReport(p *policy.Packet, from *policy.Guest, tooBig bool) bo
 	case tooBig:
 		bucket = set.tooBig
 	}
-	return allowError(bucket, w.Clock.Now())
+	return allowError(bucket, w.bucketTime())
 }
 
 // sendError puts an error on the link that the packet came from.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -15,12 +16,23 @@ import (
 	"udrouter/stack"
 )
 
-// sequence is a router that gets plausible frames in any order, with time, the uplink and its MTU changing in between. What it sends keeps to the
-// promises whatever it was sent, and in the end everybody is served.
+// sequenceFiles are what a reload in a sequence goes on with.
+var sequenceFiles = []string{
+	edit(),
+	edit(`ipv4 = ["192.0.2.11"]`, `ipv4 = ["192.0.2.10"]`, `ipv4 = ["192.0.2.10"]`, `ipv4 = ["192.0.2.11"]`), // guests change places
+	edit(`ipv6 = ["2001:db8:3:2:1::10"]`, `ipv6 = ["2001:db8:3:2:1::10", "2001:db8:3:2:9::/80"]`),
+	edit(`mac  = "00:16:3e:00:00:02"`, `mac  = "00:16:3e:00:00:03"`),
+	edit(ingressOpen, "  egress {\n    default = \"reject\"\n  }\n  ingress {\n    default = \"drop\"\n  }"),
+	edit(`upstream = "routed"`, `upstream = "proxied"`),
+	edit("domu \"two\" {\n  vif  = \"vif2.0\"\n  mac  = \"00:16:3e:00:00:02\"\n  ipv4 = [\"192.0.2.11\"]\n  ipv6 = [\"2001:db8:3:2:1::11\"]\n  policy = \"open\"\n}\n", ""),
+}
+
+// sequence is a router that gets plausible frames in any order, with time, the time of day, the uplink, its MTU and the file changing in between. What it
+// sends keeps to the promises whatever it was sent, and in the end everybody is served.
 func sequence(t *rapid.T, tb testing.TB) {
 	s := knowing(tb, meeting(seedFile))
 	for range rapid.IntRange(1, 60).Draw(t, "steps") {
-		switch rapid.IntRange(0, 19).Draw(t, "what") {
+		switch rapid.IntRange(0, 21).Draw(t, "what") {
 		case 0:
 			s.clock.Advance(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 31 * time.Second, 5 * time.Minute, 3 * time.Hour, 90 * 24 * time.Hour}).Draw(t, "time"))
 			s.sweep()
@@ -37,6 +49,17 @@ func sequence(t *rapid.T, tb testing.TB) {
 			if err := s.update(); err != nil {
 				t.Fatal(err)
 			}
+		case 4:
+			s.wall.set += rapid.SampledFrom([]time.Duration{-20 * 365 * 24 * time.Hour, -time.Hour, -time.Second, time.Second, time.Hour, 20 * 365 * 24 * time.Hour}).Draw(t, "time of day")
+		case 5:
+			refused := rapid.Bool().Draw(t, "refused")
+			s.Around = &around{next: parseConfig(tb, rapid.SampledFrom(sequenceFiles).Draw(t, "file"))}
+			if refused {
+				s.Around = &around{err: errors.New("the file has a mistake")}
+			}
+			if err := s.Reload(); (err != nil) != refused {
+				t.Fatalf("a reload that is refused %v ends with %v", refused, err)
+			}
 		default:
 			from, f := cases.Draw(t, s.net)
 			s.send(side(from), f)
@@ -45,7 +68,7 @@ func sequence(t *rapid.T, tb testing.TB) {
 		s.keepsPromises(t)
 	}
 	s.kernel = seedKernel()
-	if err := s.update(); err != nil {
+	if err := errors.Join(s.update(), s.reload(sequenceFiles[0])); err != nil {
 		t.Fatal(err)
 	}
 	s.clock.Advance(time.Minute) // shares are full again
@@ -156,6 +179,46 @@ func TestClockJumps(t *testing.T) {
 		}
 		for _, wrong := range s.canary() {
 			t.Errorf("after %v: %s", jump, wrong)
+		}
+	}
+}
+
+// The time of day is set, by an administrator or by NTP: nothing that the router does depends on it. Flows live as long as they would have, and shares of errors fill up
+// as they would have.
+func TestTimeOfDay(t *testing.T) {
+	a, b := netip.AddrPortFrom(cases.One4, 40000), netip.AddrPortFrom(cases.X4, 443)
+	for _, step := range []time.Duration{0, -time.Second, time.Second, -24 * time.Hour, 24 * time.Hour, -20 * 365 * 24 * time.Hour, 20 * 365 * 24 * time.Hour} {
+		s := knowing(t, meeting(seedFile))
+		s.connect(a, b)
+		errors := func() (n int) {
+			s.quiet()
+			for range 1000 {
+				s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.X4, 8, cases.TTL(1)))
+				n += len(s.frames(stack.Guests))
+			}
+			return n
+		}
+		share := errors()
+		if share == 0 || share == 1000 {
+			t.Fatalf("%d errors of 1000 are sent", share)
+		}
+		s.wall.set += step
+		s.sweep()
+		s.neighbours.tick(s.netstack.Load())
+		s.settle()
+		s.learn()
+		s.quiet()
+		s.send(stack.Guests, cases.TCP(s.RouterMAC, cases.MAC1, a, b, 16, 1000, 2000, 4))
+		if got := s.frames(stack.UplinkSide); len(got) != 1 {
+			t.Errorf("the time of day is %v off: the connection has %d segments, counted %v", step, len(got), s.counts())
+		}
+		s.clock.Advance(time.Hour)
+		if again := errors(); again < share/2 || again > share*2 { // what an error costs of a share varies
+			t.Errorf("the time of day is %v off: an hour later, %d errors are sent, before %d", step, again, share)
+		}
+		s.quiet()
+		for _, wrong := range s.canary() {
+			t.Errorf("the time of day is %v off: %s", step, wrong)
 		}
 	}
 }
