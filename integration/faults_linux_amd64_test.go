@@ -72,9 +72,9 @@ type faultLab struct {
 	conn *lab.Conn // through it all
 }
 
-func newFaultLab(t *testing.T) *faultLab {
+func newFaultLab(t *testing.T, args ...string) *faultLab {
 	l := &faultLab{Lab: buildLab(t, "", lab.Options{}), t: t}
-	l.proc = startRouter(t, l.Lab, "--workers", "1")
+	l.proc = startRouter(t, l.Lab, append([]string{"--workers", "1"}, args...)...)
 	l.conn = openTCP(t, l.Guests[0].Node, l.Internet, l.Internet.Addr4(), 443)
 	l.in = inject(t, l.proc.PID())
 	return l
@@ -154,6 +154,9 @@ func errorsOf(s router.Status, link string) uint64 {
 // is gone, and holds no more at the end than at the beginning.
 func TestFaultsOfLinks(t *testing.T) {
 	l := newFaultLab(t)
+	for _, errno := range []unix.Errno{unix.ENOBUFS, unix.ENOMEM} {
+		t.Run("io_uring completes with "+errno.Error(), func(t *testing.T) { l.completes(t, errno) })
+	}
 	t.Run("io_uring", func(t *testing.T) { // from here on there is a call for each packet
 		f := &fault{Calls: []uint64{unix.SYS_IO_URING_ENTER}, Errno: unix.EIO}
 		l.in.set(f)
@@ -165,6 +168,40 @@ func TestFaultsOfLinks(t *testing.T) {
 		l.in.set(nil)
 		l.serves(t)
 	})
+	l.meets(t)
+}
+
+// The kernel has no memory for what the offload tells it of flows: the router forwards by itself meanwhile, and serves everybody.
+func TestFaultsOfOffload(t *testing.T) {
+	l := newFaultLab(t, "--offload")
+	l.serves(t)
+	before := holds(t, l.proc)
+	l.suffers(t, &fault{Calls: []uint64{unix.SYS_BPF}, Errno: unix.ENOMEM}, func(*testing.T) { l.flood() })
+	l.serves(t)
+	l.settled(before)
+}
+
+// completes has some of what a ring does fail with an errno: what is lost is counted, and the ring stays in use.
+func (l *faultLab) completes(t *testing.T, errno unix.Errno) {
+	const often = 3
+	was := errorsOf(status(t, l.proc), "udr0")
+	for range 2 { // a ring that was given up would not be entered again
+		l.in.set(&fault{Calls: []uint64{unix.SYS_IO_URING_ENTER}, Errno: errno, Completed: true, Times: often})
+		must(t, lab.Await(testContext(t), "the fault", func() (bool, error) {
+			l.flood()
+			return l.in.hits() >= often, l.alive()
+		}))
+		l.in.set(nil)
+		l.serves(t)
+	}
+	if now := errorsOf(status(t, l.proc), "udr0"); now < was+often {
+		t.Errorf("%d errors are counted on udr0, of %d", now-was, 2*often)
+	}
+}
+
+// meets has each of the links' system calls fail in each way.
+func (l *faultLab) meets(t *testing.T) {
+	t.Helper()
 	before := holds(t, l.proc)
 	for _, c := range faulty {
 		what := c.fault.Errno.Error()

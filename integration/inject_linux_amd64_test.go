@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ type fault struct {
 	Errno unix.Errno // what comes back in place of the call; 0: see Short
 	Short uint64     // the call is made, with its third argument, a number of bytes or of messages, no more than this
 	Times int64      // how often; 0: as long as it is there
+
+	// Completed is that the call, io_uring_enter(2), is made, and that what it has completed has failed with Errno. A frame that was read is lost with
+	// that, and one that was written is on its way all the same.
+	Completed bool
 }
 
 // faults has the system calls of a process fail, by a tracer that is a process of its own: one that traces its own child would get the child's end mixed up
@@ -97,6 +102,7 @@ type injector struct {
 	ending   atomic.Bool
 	traced   map[int]bool
 	replaced map[int]unix.Errno // by thread: what its call returns
+	entered  map[int]unix.Errno // by thread: what its call completes with
 }
 
 // obey traces a process as it is told, until it is told no more.
@@ -105,7 +111,7 @@ func obey(pid string, orders io.Reader, answers io.Writer) error {
 	if err != nil {
 		return err
 	}
-	in := &injector{pid: number, traced: map[int]bool{}, replaced: map[int]unix.Errno{}}
+	in := &injector{pid: number, traced: map[int]bool{}, replaced: map[int]unix.Errno{}, entered: map[int]unix.Errno{}}
 	runtime.LockOSThread() // which alone may trace, and wait
 	if err := in.seize(); err != nil {
 		return err
@@ -182,6 +188,7 @@ func (in *injector) wait() error {
 	case !ws.Stopped():
 		delete(in.traced, tid)
 		delete(in.replaced, tid)
+		delete(in.entered, tid)
 		return nil
 	}
 	in.traced[tid] = true
@@ -237,7 +244,15 @@ func (in *injector) call(tid int) error {
 			delete(in.replaced, tid)
 			return in.registers(tid, func(r *unix.PtraceRegs) { r.Rax = uint64(-int64(errno)) })
 		}
+		if errno, ok := in.entered[tid]; ok {
+			delete(in.entered, tid)
+			return in.complete(errno)
+		}
 	case info.op != entry || f == nil || !slices.Contains(f.Calls, info.nr) || f.Third != 0 && f.Third != info.args[2] || !in.isOn(f.On, info.args[0]):
+	case f.Completed:
+		if f.Times == 0 || in.hits.Load() < f.Times {
+			in.entered[tid] = f.Errno
+		}
 	case f.Errno != 0:
 		if n := in.hits.Add(1); f.Times != 0 && n > f.Times {
 			return nil
@@ -250,6 +265,74 @@ func (in *injector) call(tid int) error {
 	}
 	return nil
 }
+
+// complete has what the process's rings hold that it has not looked at yet be failures. What did not have to wait for anything, EAGAIN, stays.
+func (in *injector) complete(errno unix.Errno) error {
+	at, err := ringLayout()
+	if err != nil {
+		return err
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", in.pid))
+	if err != nil {
+		return err
+	}
+	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", in.pid), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer mem.Close()
+	for line := range strings.Lines(string(maps)) {
+		fields := strings.Fields(line)
+		if len(fields) < 6 || fields[5] != "anon_inode:[io_uring]" || fields[2] != "00000000" { // the rings are at 0, the entries elsewhere
+			continue
+		}
+		var base int64
+		if _, err := fmt.Sscanf(line, "%x-", &base); err != nil {
+			return err
+		}
+		word := func(off uint32) (v uint32, err error) {
+			var b [4]byte
+			_, err = mem.ReadAt(b[:], base+int64(off))
+			return binary.LittleEndian.Uint32(b[:]), err
+		}
+		head, err1 := word(at.head)
+		tail, err2 := word(at.tail)
+		mask, err3 := word(at.mask)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return fmt.Errorf("reading a ring: %w", err)
+		}
+		for ; head != tail; head++ {
+			result := at.cqes + (head&mask)*16 + 8 // res of struct io_uring_cqe
+			if was, err := word(result); err != nil || int32(was) == -int32(unix.EAGAIN) {
+				continue
+			}
+			if _, err := mem.WriteAt(binary.LittleEndian.AppendUint32(nil, uint32(-int32(errno))), base+int64(result)); err != nil {
+				return fmt.Errorf("writing to a ring: %w", err)
+			}
+			in.hits.Add(1)
+		}
+	}
+	return nil
+}
+
+// completions are the offsets of a ring's completions, of what struct io_cqring_offsets has.
+type completions struct{ head, tail, mask, cqes uint32 }
+
+// ringLayout asks the kernel, which lays out all rings alike.
+var ringLayout = sync.OnceValues(func() (completions, error) {
+	var p struct { // struct io_uring_params
+		_  [40]byte
+		sq [40]byte
+		cq struct{ head, tail, mask, entries, overflow, cqes, flags, resv uint32 }
+		_  uint64
+	}
+	fd, _, e := unix.Syscall(unix.SYS_IO_URING_SETUP, 8, uintptr(unsafe.Pointer(&p)), 0)
+	if e != 0 {
+		return completions{}, fmt.Errorf("setting up an io_uring: %w", e)
+	}
+	unix.Close(int(fd))
+	return completions{p.cq.head, p.cq.tail, p.cq.mask, p.cq.cqes}, nil
+})
 
 func (in *injector) registers(tid int, change func(*unix.PtraceRegs)) error {
 	var r unix.PtraceRegs
