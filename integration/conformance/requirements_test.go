@@ -16,7 +16,6 @@ const (
 
 	// Reasons that several share.
 	onlyMACs   = "what is forwarded changes in MACs and TTL alone: guests' packets are not ours to write into, and both options serve nobody today (RFC 7126 4.5, 4.6)"
-	noRA       = "the router does not advertise itself yet; guests have a static configuration"
 	noRedirect = "guests' ports are isolated: none may be told another next hop"
 	notABridge = "it proxies for a router, and does not bridge links into one"
 )
@@ -62,7 +61,7 @@ var requirements = []requirement{
 	{1812, "4.3.3.7", should, "No information request or reply is sent or answered", "76:ICMP that", "", ""},
 	{1812, "4.3.3.8", may, "Timestamp requests are answered", "76:ICMP that", "", "counted as `icmp-type`: a clock is for nobody to read"},
 	{1812, "4.3.3.9", must, "Address mask requests are answered", "", "", "RFC 6918 2.1 has made them historic; counted as `icmp-type`"},
-	{1812, "4.3.3.10", must, "Router discovery is supported on all links", "", "", noRA},
+	{1812, "4.3.3.10", must, "Router discovery is supported on all links", "", "", "guests are told their gateway by DHCP, or by hand; ICMP router discovery (RFC 1256) has no authentication and no use besides"},
 	{1812, "4.4", should, "The host part of IGMP is there", "74:IGMP", "", "the router is in no IPv4 group, and has nothing to report"},
 
 	{1812, "5.2.2", must, "Version, header length and total length are tested; what contradicts the frame is dropped without a word", "8:headers that lie|cut off", "policy.TestTruncation policy.TestShortHeaders", ""},
@@ -121,8 +120,10 @@ var requirements = []requirement{
 	{4861, "4.6", must, "Options that are not known are skipped, and those of length 0 invalidate the packet", "40:.", "policy.TestNDLengths", ""},
 	{4861, "6.1.1", must, "Router solicitations: hop limit 255, checksum, code 0, 8 bytes, no source option from ::", "38:^RS; 39:^RS; 40:^RS; 54:nowhere with", "", ""},
 	{4861, "6.1.2", must, "Router advertisements: a link-local source, hop limit 255, checksum, code 0, 16 bytes", "38:^RA; 39:^RA; 51:from a global|from nowhere", "", ""},
-	{4861, "6.2.2", must, "A router advertises itself where it is configured to do so, and nowhere else", "54:^RS$|^RS from nowhere$|to the router", "", noRA},
-	{4861, "6.2.6", must, "A router solicitation is answered", "54:^RS$|^RS to", "", noRA},
+	{4861, "6.2.2", must, "A router advertises itself where it is configured to do so, and nowhere else", "54:^RS$|^RS from nowhere$|to the router", "router.TestAdvertisement integration.TestGuestIsConfigured", ""},
+	{4861, "6.2.4", must, "Unsolicited advertisements come after random times between MinRtrAdvInterval and MaxRtrAdvInterval, the first three after 16 seconds at most", "", "router.TestAdvertisedTimes", ""},
+	{4861, "6.2.5", should, "Hosts are told by a lifetime of 0 when the router ceases to be one", "", "router.TestAdvertisedAtTheEnd router.TestAdvertisedAfterReload", ""},
+	{4861, "6.2.6", must, "A router solicitation is answered after half a second at most, and not more often than hosts have reason to ask", "", "router.TestSolicited", ""},
 	{4861, "6.2.7", should, "What other routers of the link advertise is looked at", "51:of the provider", "", "the routes are the kernel's, which does"},
 	{4861, "7.1.1", must, "Solicitations: hop limit 255, checksum, code 0, 24 bytes, no group as target; from :: to a solicited-node group and without a source option", "38:^NS; 39:^NS|DAD; 14:ND with", "", ""},
 	{4861, "7.1.2", must, "Advertisements: hop limit 255, checksum, code 0, 24 bytes, no group as target, not solicited when to a group", "38:^NA; 39:^NA|solicited NA", "", ""},
@@ -202,8 +203,8 @@ var requirements = []requirement{
 	{8504, "5.8", must, "ICMPv6", "60:.; 68:.; 70:.", "", ""},
 	{8504, "5.11", must, "MLDv2, where the router has to hear groups", "74:MLD", "", "it hears all of its links, and forwards to no group, so that it is no MLD router"},
 	{8504, "14.1", must, "Router Alert is heeded, if a protocol that the router speaks needs it", "65:router alert", "", "but none does, so that packets with it are forwarded as others are"},
-	{8504, "14.2", must, "A router advertises itself", "54:^RS$", "", noRA},
-	{8504, "14.3", should, "It can relay DHCPv6", "56:REPLY|SOLICIT|ADVERT", "", "no DHCP passes from and to guests; `dhcp` does nothing yet"},
+	{8504, "14.2", must, "A router advertises itself", "", "router.TestAdvertisement", ""},
+	{8504, "14.3", should, "It can relay DHCPv6", "56:REPLY|SOLICIT|ADVERT", "", "it serves guests itself where a `dhcp` block says so (router.TestDHCPv6), and relays for nobody"},
 	{8504, "14.4", must, "It forwards by prefixes of any length (BCP 198)", "", "router.TestBindingGrid policy.TestMatch router.TestPrefixCoversOthers", ""},
 
 	// Proxy ARP.
