@@ -18,6 +18,7 @@ import (
 	_ "embed"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"udrouter/policy"
@@ -181,6 +182,14 @@ type Control struct {
 // Metrics is where Prometheus may scrape: "127.0.0.1:9469" or "unix:/path".
 type Metrics struct{ Listen string }
 
+// Address is where to listen, for package net: a network, and an address of it.
+func (m *Metrics) Address() (network, address string) {
+	if path, ok := strings.CutPrefix(m.Listen, "unix:"); ok {
+		return "unix", path
+	}
+	return "tcp", m.Listen
+}
+
 // Log is how the router logs.
 type Log struct {
 	Level  string // debug, info, warn, error; default info
@@ -212,15 +221,6 @@ func (c *Config) NetworkOf(a netip.Addr) *Network {
 		}
 	}
 	return nil
-}
-
-// NotEnforced names, a line each, what the file asks for and the router does not do yet.
-func (c *Config) NotEnforced() []string {
-	var lines []string
-	if c.Metrics != nil {
-		lines = append(lines, fmt.Sprintf("metrics: nothing listens on %s yet", c.Metrics.Listen))
-	}
-	return lines
 }
 
 // String is the file and line, for messages.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,26 +136,6 @@ domu "two" {
 	}
 	if diff := cmp.Diff(want, cfg.PolicyFor(&cfg.Domus[1]), sameIPs); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestNotEnforcedOfTheSeed(t *testing.T) {
-	if lines := mustParse(t, "reference.hcl", Reference).NotEnforced(); lines != nil {
-		t.Errorf("%q", lines)
-	}
-	// What is enforced is not named: an uplink block, and an ingress block that denies everything.
-	enforced := minimal + "host {\n  ingress {}\n  uplink {\n    rule \"r\" {\n      action = \"accept\"\n    }\n  }\n}\n"
-	if lines := mustParse(t, "router.hcl", []byte(enforced)).NotEnforced(); lines != nil {
-		t.Errorf("%q", lines)
-	}
-	src, _ := uncommented(t, allGroups)
-	for _, want := range []string{"metrics: nothing listens on 127.0.0.1:9469 yet"} {
-		if all := mustParse(t, "reference.hcl", src).NotEnforced(); !slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, want) }) {
-			t.Errorf("no %q in %q", want, all)
-		}
-	}
-	if lines := mustParse(t, "router.hcl", []byte(minimal)).NotEnforced(); lines != nil {
-		t.Errorf("%q", lines)
 	}
 }
 

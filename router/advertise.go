@@ -162,7 +162,7 @@ func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
 		if ra == nil {
 			ra = &ndp.RouterAdvertisement{CurrentHopLimit: 64}
 		}
-		ra.RouterLifetime = max(ra.RouterLifetime, seconds(n.RA.Lifetime))
+		ra.RouterLifetime = max(ra.RouterLifetime, wholeSeconds(n.RA.Lifetime))
 		ra.ManagedConfiguration = ra.ManagedConfiguration || n.DHCP != nil
 		for _, d := range n.RA.DNS {
 			if !slices.Contains(dns, d) {

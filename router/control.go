@@ -115,40 +115,45 @@ func (r *Router) root(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// ListenControl opens the control socket, 0660. The directory is made where it is missing, 0750, and is the group's as the socket is.
-// A socket that a killed run has left behind is replaced; one that is in use is an error.
+// ListenControl opens the control socket.
 func ListenControl(c config.Control) (net.Listener, error) {
-	dir := filepath.Dir(c.Socket)
+	return listenUnix(c.Socket, c.Group, "control socket", "control.socket")
+}
+
+// listenUnix opens a socket, 0660, of a group. The directory is made where it is missing, 0750, and is the group's as the socket is.
+// A socket that a killed run has left behind is replaced; one that is in use is an error. what it is and its key are for messages.
+func listenUnix(path, group, what, key string) (net.Listener, error) {
+	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fmt.Errorf("making the control socket's directory: %w", err)
+		return nil, fmt.Errorf("making the %s's directory: %w", what, err)
 	}
 	// One that anybody may pass is somebody else's, such as /run.
 	if fi, err := os.Stat(dir); err == nil && fi.Mode().Perm()&0o001 == 0 {
-		if err := chgrp(dir, c.Group); err != nil {
+		if err := chgrp(dir, group); err != nil {
 			return nil, err
 		}
 	}
-	if conn, err := net.Dial("unix", c.Socket); err == nil {
+	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()
-		return nil, fmt.Errorf("the control socket %s is in use: another udrouter runs; stop it or set control.socket", c.Socket)
+		return nil, fmt.Errorf("the %s %s is in use: another udrouter runs; stop it or set %s", what, path, key)
 	}
-	if fi, err := os.Lstat(c.Socket); err == nil {
+	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s exists and is no socket: remove it or set control.socket", c.Socket)
+			return nil, fmt.Errorf("%s exists and is no socket: remove it or set %s", path, key)
 		}
-		if err := os.Remove(c.Socket); err != nil {
-			return nil, fmt.Errorf("removing a stale control socket: %w", err)
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("removing a stale %s: %w", what, err)
 		}
 	}
-	l, err := net.Listen("unix", c.Socket)
+	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", c.Socket, err)
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
-	if err := os.Chmod(c.Socket, 0o660); err != nil {
+	if err := os.Chmod(path, 0o660); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("setting the mode of %s: %w", c.Socket, err)
+		return nil, fmt.Errorf("setting the mode of %s: %w", path, err)
 	}
-	if err := chgrp(c.Socket, c.Group); err != nil {
+	if err := chgrp(path, group); err != nil {
 		l.Close()
 		return nil, err
 	}

@@ -89,5 +89,5 @@ func netIPs(list []netip.Addr) (ips []net.IP) {
 	return ips
 }
 
-// seconds is a lifetime as messages have it: whole seconds, and one at least.
-func seconds(d time.Duration) time.Duration { return max(d.Truncate(time.Second), time.Second) }
+// wholeSeconds is a lifetime as messages have it: whole seconds, and one at least.
+func wholeSeconds(d time.Duration) time.Duration { return max(d.Truncate(time.Second), time.Second) }

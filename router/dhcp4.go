@@ -91,9 +91,9 @@ func (wd *world) tell4(m *dhcpv4.DHCPv4, l lease4, lease bool) {
 		return
 	}
 	m.YourIPAddr = l.addr.AsSlice()
-	m.UpdateOption(dhcpv4.OptIPAddressLeaseTime(seconds(n.DHCP.Lease)))
-	m.UpdateOption(dhcpv4.OptRenewTimeValue(seconds(n.DHCP.Lease / 2)))
-	m.UpdateOption(dhcpv4.OptRebindingTimeValue(seconds(n.DHCP.Lease / 8 * 7)))
+	m.UpdateOption(dhcpv4.OptIPAddressLeaseTime(wholeSeconds(n.DHCP.Lease)))
+	m.UpdateOption(dhcpv4.OptRenewTimeValue(wholeSeconds(n.DHCP.Lease / 2)))
+	m.UpdateOption(dhcpv4.OptRebindingTimeValue(wholeSeconds(n.DHCP.Lease / 8 * 7)))
 }
 
 // destination is where an answer goes (RFC 2131 4.1): to the address that the client has or is given, unless it wants a broadcast, or is told that it has the wrong one.

@@ -50,7 +50,7 @@ func (wd *world) lease6(g *policy.Guest) (l lease6) {
 			}
 		}
 	}
-	l.lease = seconds(l.lease)
+	l.lease = wholeSeconds(l.lease)
 	return l
 }
 
@@ -143,7 +143,7 @@ func named(m *dhcpv6.Message) (list []netip.Addr) {
 // bind answers each association of a message. The first of a kind gets all that there is, what it names besides is over (RFC 8415 18.3.4), and others get nothing:
 // an address is in one association only.
 func (l lease6) bind(m, answer *dhcpv6.Message) {
-	t1, t2 := seconds(l.lease/2), seconds(l.lease/5*4)
+	t1, t2 := wholeSeconds(l.lease/2), wholeSeconds(l.lease/5*4)
 	for i, ia := range m.Options.IANA() {
 		out := &dhcpv6.OptIANA{IaId: ia.IaId}
 		if i > 0 || len(l.addrs) == 0 {

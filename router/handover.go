@@ -62,10 +62,11 @@ type Namespace interface {
 // takeOverMessage is a message of either side.
 type takeOverMessage struct {
 	Version int                     `json:"version,omitempty"`
-	Links   *[stack.Host + 1]string `json:"links,omitempty"`  // names by stack.Side
-	Socket  string                  `json:"socket,omitempty"` // the control socket's path
-	Files   []descriptorFor         `json:"files,omitempty"`  // what the descriptors beside it are
-	More    bool                    `json:"more,omitempty"`   // there are more descriptors
+	Links   *[stack.Host + 1]string `json:"links,omitempty"`   // names by stack.Side
+	Socket  string                  `json:"socket,omitempty"`  // the control socket's path
+	Metrics string                  `json:"metrics,omitempty"` // where those are scraped
+	Files   []descriptorFor         `json:"files,omitempty"`   // what the descriptors beside it are
+	More    bool                    `json:"more,omitempty"`    // there are more descriptors
 	Step    string                  `json:"step,omitempty"`
 	Error   string                  `json:"error,omitempty"`
 }
@@ -78,6 +79,7 @@ const (
 	forHost     descriptorFor = "host"
 	forLock     descriptorFor = "lock"
 	forControl  descriptorFor = "control"
+	forMetrics  descriptorFor = "metrics"
 	forSnapshot descriptorFor = "snapshot"
 )
 
@@ -230,15 +232,18 @@ func (r *Router) handOver(p *peer) (err error) {
 	}
 	listener, ok := r.Control.(*net.UnixListener)
 	if ok && listener.Addr().String() == hello.Socket {
-		raw, err := listener.SyscallConn()
-		if err != nil {
-			return err
-		}
-		fd, err := copyOf(raw)
+		fd, err := listenerCopy(listener)
 		if err != nil {
 			return err
 		}
 		fds, files = append(fds, fd), append(files, forControl)
+	}
+	if r.Metrics != nil && hello.Metrics == listenOf(r.current.Load().plan.config) {
+		fd, err := listenerCopy(r.Metrics)
+		if err != nil {
+			return err
+		}
+		fds, files = append(fds, fd), append(files, forMetrics)
 	}
 	if err := p.sendAll(files, fds); err != nil {
 		return err
@@ -268,6 +273,9 @@ func (r *Router) handOver(p *peer) (err error) {
 	if ok {
 		listener.SetUnlinkOnClose(listener.Addr().String() != hello.Socket)
 	}
+	if l, ok := r.Metrics.(*net.UnixListener); ok {
+		l.SetUnlinkOnClose(hello.Metrics != listenOf(r.current.Load().plan.config))
+	}
 	r.handedOver.Store(true) // before dom0 is closed: who asks for something that fails by that asks the next one
 	r.Dom0.Leave()
 	_ = p.send(takeOverMessage{Step: stepReleased}, nil) // the next one goes by the connection's end as well
@@ -276,14 +284,14 @@ func (r *Router) handOver(p *peer) (err error) {
 
 // Heritage is what a router has handed over so far. Whoever goes on with descriptors sets them to nil, or to -1.
 type Heritage struct {
-	Guests, Uplink, Host []int
-	Lock, Control        int // -1: none
+	Guests, Uplink, Host   []int
+	Lock, Control, Metrics int // -1: none
 
-	p        *peer       // nil: it is from systemd's store
-	goOn     func() bool // has the end of TakeOver's context not matter any more, and tells whether it has not come before
-	listener *net.UnixListener
-	snapshot *os.File // from there; nil: there was none
-	stored   []string // names there
+	p         *peer               // nil: it is from systemd's store
+	goOn      func() bool         // has the end of TakeOver's context not matter any more, and tells whether it has not come before
+	listeners []*net.UnixListener // whose paths are this router's from Taken on
+	snapshot  *os.File            // from there; nil: there was none
+	stored    []string            // names there
 }
 
 // Stored tells that the heritage is from systemd's store, and no router runs that goes on when it is not used.
@@ -299,7 +307,7 @@ func TakeOver(ctx context.Context, cfg *config.Config) (*Heritage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the router that runs to hand over: %w", err)
 	}
-	h := &Heritage{Lock: -1, Control: -1, p: &peer{c: c.(*net.UnixConn)}}
+	h := &Heritage{Lock: -1, Control: -1, Metrics: -1, p: &peer{c: c.(*net.UnixConn)}}
 	h.goOn = context.AfterFunc(ctx, h.p.stop)
 	if err := h.begin(cfg); err != nil {
 		h.Abandon(err)
@@ -328,7 +336,7 @@ func (h *Heritage) begin(cfg *config.Config) error {
 		return fmt.Errorf("it answers %s: %s", resp.Status, why)
 	}
 	links := linksOf(cfg)
-	if err := h.p.send(takeOverMessage{Version: takeOverVersion, Links: &links, Socket: cfg.Control.Socket}, nil); err != nil {
+	if err := h.p.send(takeOverMessage{Version: takeOverVersion, Links: &links, Socket: cfg.Control.Socket, Metrics: listenOf(cfg)}, nil); err != nil {
 		return err
 	}
 	for more := true; more; {
@@ -363,6 +371,8 @@ func (h *Heritage) take(what descriptorFor, fd int) {
 		h.Lock = fd
 	case forControl:
 		h.Control = fd
+	case forMetrics:
+		h.Metrics = fd
 	default:
 		stack.CloseAll([]int{fd})
 	}
@@ -391,8 +401,8 @@ func (h *Heritage) Taken() error {
 		return errStopped
 	}
 	defer h.close()
-	if h.listener != nil {
-		defer h.listener.SetUnlinkOnClose(true) // from here on the path is this router's to remove
+	for _, l := range h.listeners {
+		defer l.SetUnlinkOnClose(true) // from here on the path is this router's to remove
 	}
 	if h.Stored() {
 		h.Discard(&h.Host) // what the configuration has no use for any more
@@ -425,12 +435,12 @@ func (h *Heritage) close() {
 	for _, fds := range [][]int{h.Guests, h.Uplink, h.Host} {
 		stack.CloseAll(fds)
 	}
-	for _, fd := range []int{h.Lock, h.Control} {
+	for _, fd := range []int{h.Lock, h.Control, h.Metrics} {
 		if fd >= 0 {
 			stack.CloseAll([]int{fd})
 		}
 	}
-	h.Guests, h.Uplink, h.Host, h.Lock, h.Control = nil, nil, nil, -1, -1
+	h.Guests, h.Uplink, h.Host, h.Lock, h.Control, h.Metrics = nil, nil, nil, -1, -1, -1
 	if h.snapshot != nil {
 		h.snapshot.Close()
 	}
@@ -442,17 +452,24 @@ func ended(err error) bool {
 }
 
 // Listener is the control socket that was handed over; nil where there is none. It takes the descriptor over.
-func (h *Heritage) Listener() (net.Listener, error) {
-	if h.Control < 0 {
+func (h *Heritage) Listener() (net.Listener, error) { return h.listen(&h.Control, "control socket") }
+
+// MetricsListener is where metrics are scraped, as it was handed over; nil where it was not. It takes the descriptor over.
+func (h *Heritage) MetricsListener() (net.Listener, error) { return h.listen(&h.Metrics, "metrics") }
+
+func (h *Heritage) listen(fd *int, what string) (net.Listener, error) {
+	if *fd < 0 {
 		return nil, nil
 	}
-	f := os.NewFile(uintptr(h.Control), "control socket")
-	h.Control = -1
+	f := os.NewFile(uintptr(*fd), what)
+	*fd = -1
 	defer f.Close()
 	l, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("taking the control socket over: %w", err)
+		return nil, fmt.Errorf("taking over where %s is listened on: %w", what, err)
 	}
-	h.listener, _ = l.(*net.UnixListener)
+	if u, ok := l.(*net.UnixListener); ok {
+		h.listeners = append(h.listeners, u)
+	}
 	return l, nil
 }

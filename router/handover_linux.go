@@ -156,6 +156,19 @@ func rights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
+// listenerCopy is a copy of a listener's descriptor.
+func listenerCopy(l net.Listener) (int, error) {
+	c, ok := l.(syscall.Conn)
+	if !ok {
+		return -1, fmt.Errorf("a %T has no descriptor", l)
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	return copyOf(raw)
+}
+
 // copyOf is a copy of a descriptor.
 func copyOf(raw syscall.RawConn) (fd int, err error) {
 	e := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })

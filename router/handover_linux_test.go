@@ -70,7 +70,13 @@ func lending(t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan er
 // lendingUntil is lending until ctx ends.
 func lendingUntil(ctx context.Context, t *testing.T) (s *sim, g *ground, links [3]*lendable, ended chan error) {
 	t.Helper()
-	s = knowing(t, edit())
+	return lendingWith(ctx, t, parseConfig(t, edit()))
+}
+
+// lendingWith is lendingUntil with a configuration; where that has metrics, they are offered.
+func lendingWith(ctx context.Context, t *testing.T, cfg *config.Config) (s *sim, g *ground, links [3]*lendable, ended chan error) {
+	t.Helper()
+	s = knowingOf(t, cfg)
 	g = &ground{router: s.Router}
 	for i, side := range []stack.Side{stack.Guests, stack.UplinkSide, stack.Host} {
 		links[i] = &lendable{Link: s.links[side]}
@@ -80,6 +86,9 @@ func lendingUntil(ctx context.Context, t *testing.T) (s *sim, g *ground, links [
 	s.Config.Control = config.Control{Socket: filepath.Join(t.TempDir(), "control.sock")}
 	var err error
 	if s.Control, err = ListenControl(s.Config.Control); err != nil {
+		t.Fatal(err)
+	}
+	if s.Metrics, err = ListenMetrics(s.Config); err != nil {
 		t.Fatal(err)
 	}
 	ready := make(chan struct{})

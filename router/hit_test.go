@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"udrouter/config"
 	"udrouter/integration/cases"
 	"udrouter/policy"
 	"udrouter/stack"
@@ -30,7 +31,12 @@ func newTwins(t testing.TB, src string) (w twins) {
 
 // knowing is a router that knows its gateways and has seen its guests.
 func knowing(t testing.TB, src string) *sim {
-	s := newSim(t, parseConfig(t, src), seedKernel())
+	return knowingOf(t, parseConfig(t, src))
+}
+
+// knowingOf is knowing with a configuration.
+func knowingOf(t testing.TB, cfg *config.Config) *sim {
+	s := newSim(t, cfg, seedKernel())
 	s.learn()
 	s.newWorker(stack.Guests).appearedAll()
 	for _, l := range s.links {

@@ -281,6 +281,7 @@ func (r *Router) fixed(old, next *config.Config) error {
 	}
 	say(top, "control.socket", old.Control.Socket, next.Control.Socket)
 	say(top, "control.group", old.Control.Group, next.Control.Group)
+	say(top, "metrics.listen", listenOf(old), listenOf(next))
 	say(top, "log.format", old.Log.Format, next.Log.Format)
 	if len(list) == 0 {
 		return nil

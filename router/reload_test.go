@@ -255,6 +255,7 @@ func TestReloadRefused(t *testing.T) {
 		{"host's interface", edit("host {", "host {\n interface = \"other\""), "host.interface"},
 		{"socket", edit() + "control {\n socket = \"/run/other.sock\"\n}\n", "control.socket"},
 		{"group", edit() + "control {\n group = \"daemon\"\n}\n", "control.group"},
+		{"metrics", edit() + "metrics {\n listen = \"[::1]:9469\"\n}\n", "metrics.listen"},
 		{"log", edit() + "log {\n format = \"json\"\n}\n", "log.format"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

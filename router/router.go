@@ -39,6 +39,7 @@ type Options struct {
 	Host    stack.Link    // nil: dom0 and its guests do not meet
 	Tier    *offload.Tier // where the kernel forwards flows that are decided; nil: nowhere
 	Control net.Listener  // of the control socket; nil: none
+	Metrics net.Listener  // where metrics are scraped; nil: nowhere
 	Dom0    Namespace     // nil: nobody can take over
 
 	// StateDir is where a snapshot may be written that another process takes over.
@@ -165,6 +166,9 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 	}
 	if r.Control != nil {
 		tasks = append(tasks, task{"control socket", func(ctx context.Context, _ <-chan struct{}) error { return r.serveControl(ctx) }, nil})
+	}
+	if r.Metrics != nil {
+		tasks = append(tasks, task{"metrics", func(ctx context.Context, _ <-chan struct{}) error { return r.serveMetrics(ctx) }, nil})
 	}
 	var open []stack.Link
 	for _, link := range r.links {

@@ -62,6 +62,8 @@ type LinkStatus struct {
 	TxBytes   uint64 `json:"tx_bytes"`
 	Errors    uint64 `json:"errors"`
 	Reopened  uint64 `json:"reopened"`
+
+	Reasons map[string]uint64 `json:"drop_reasons"` // of what the link itself has dropped, which Drops has as well
 }
 
 // DomuStatus is a guest's share of Status; rx is what it was sent.
@@ -105,11 +107,9 @@ func (r *Router) Status() Status {
 		}
 		st := c.Counters()
 		s.Links = append(s.Links, LinkStatus{Name: link.Name(), RxPackets: st.RxPackets.Load(), TxPackets: st.TxPackets.Load(),
-			RxBytes: st.RxBytes.Load(), TxBytes: st.TxBytes.Load(), Errors: st.Errors.Load(), Reopened: st.Reopened.Load()})
-		for i := range st.Drops {
-			if n := st.Drops[i].Load(); n > 0 {
-				s.Drops[policy.Reason(i).String()] += n
-			}
+			RxBytes: st.RxBytes.Load(), TxBytes: st.TxBytes.Load(), Errors: st.Errors.Load(), Reopened: st.Reopened.Load(), Reasons: words(&st.Drops)})
+		for reason, n := range s.Links[len(s.Links)-1].Reasons {
+			s.Drops[reason] += n
 		}
 	}
 	if u, ok := r.Uplink.(*stack.Uplink); ok {

@@ -196,7 +196,7 @@ func FromStore() *Heritage {
 	if err != nil || n != len(names) {
 		return nil
 	}
-	h := &Heritage{Lock: -1, Control: -1}
+	h := &Heritage{Lock: -1, Control: -1, Metrics: -1}
 	byName := map[string]int{}
 	for i, name := range names {
 		unix.CloseOnExec(first + i)

@@ -29,9 +29,6 @@ func checkCommand() *cobra.Command {
 				templates = fmt.Sprintf(" and %d templates", n)
 			}
 			fmt.Fprintf(out, "%s is valid: %d networks, %d domus%s, %d policies, %d tests passed\n", file, len(cfg.Networks), len(cfg.Domus), templates, len(cfg.Policies), len(cfg.Tests))
-			for _, text := range cfg.NotEnforced() {
-				fmt.Fprintf(out, "note: %s\n", text)
-			}
 			return nil
 		},
 	}

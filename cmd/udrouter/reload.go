@@ -97,9 +97,6 @@ func (s *surroundings) Load() (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, text := range cfg.NotEnforced() {
-		s.log.Warn(text)
-	}
 	return s.ports.Attach(cfg)
 }
 

@@ -49,6 +49,9 @@ func runCommand() *cobra.Command {
 				if cfg != nil && f.socket != "" {
 					cfg.Control.Socket = f.socket
 				}
+				if cfg != nil && f.noMetrics {
+					cfg.Metrics = nil
+				}
 				return cfg, list, err
 			}
 			cfg, _, err := read(c.ErrOrStderr())
@@ -61,12 +64,14 @@ func runCommand() *cobra.Command {
 			defer out.close()
 			log := logger(out, cfg.Log, level)
 			around := &surroundings{level: level, log: log, load: read}
-			for _, text := range cfg.NotEnforced() {
-				log.Warn(text)
-			}
 			var confined func() error
 			if f.confinement != confineOff {
 				o := confine.Options{Config: f.file, State: f.state, Socket: cfg.Control.Socket, Strict: f.confinement == confineStrict, Offload: f.offload, Log: log}
+				if cfg.Metrics != nil {
+					if network, path := cfg.Metrics.Address(); network == "unix" {
+						o.Remove = []string{path}
+					}
+				}
 				if f.profile != "" {
 					o.Read = []string{"/proc/self/maps"}
 				}
@@ -91,7 +96,7 @@ func runCommand() *cobra.Command {
 type runFlags struct {
 	file, state, socket, profile, confinement string
 	workers                                   int
-	takeOver, offload, pickUp                 bool
+	takeOver, offload, pickUp, noMetrics      bool
 }
 
 func (f *runFlags) of(c *cobra.Command) {
@@ -104,6 +109,7 @@ func (f *runFlags) of(c *cobra.Command) {
 	c.Flags().BoolVar(&f.offload, "offload", false, "have the kernel forward flows that are decided (Linux 6.6)")
 	c.Flags().BoolVar(&f.takeOver, "takeover", false, "take over from the router that answers on the control socket, if one does, without loss: it ends")
 	c.Flags().BoolVar(&f.pickUp, "pick-up", false, fmt.Sprintf("for %v let TCP connections go on that another router has forwarded, where the rules would admit them; so it is after kill -9 without this", router.PickUpTime))
+	c.Flags().BoolVar(&f.noMetrics, "no-metrics", false, "offer no metrics, whatever the configuration says")
 	c.Flags().StringVar(&f.profile, "cpuprofile", "", "write where the program's processor time went to this file (go tool pprof)")
 }
 
@@ -221,12 +227,13 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 		return err
 	}
 	o.Dom0, o.StateDir = guard, f.state
-	closers = append(closers, func() error {
-		if err := o.Control.Close(); !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil // the router has closed it
-	})
+	closers = append(closers, closing(o.Control))
+	if o.Metrics, err = h.listenMetrics(cfg); err != nil {
+		return err
+	}
+	if o.Metrics != nil {
+		closers = append(closers, closing(o.Metrics))
+	}
 	r, err := router.New(o)
 	if err != nil {
 		return err
@@ -254,6 +261,9 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 		return r.Run(ctx, func() {
 			g.Go(func() error { return hangups(ctx, r, log, hup) })
 			g.Go(func() error { return watchdog(ctx, r, log) })
+			if cfg.Metrics != nil {
+				log.Info("metrics are offered", "at", cfg.Metrics.Listen)
+			}
 			log.Info("ready", "uplink", cfg.Uplink.Name, "bridge", cfg.Bridge.Name, "domus", len(cfg.Domus), "router_mac", o.RouterMAC)
 			notify(log, daemon.SdNotifyReady)
 			if !router.UnderSystemd() { // who has awaited the start is not there any more
@@ -267,6 +277,16 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 		return nil
 	}
 	return err
+}
+
+// closing closes a listener, which the router may have closed before.
+func closing(l net.Listener) func() error {
+	return func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
 }
 
 // openTier has the kernel ready to forward flows, and leave the others to the uplink's sockets.

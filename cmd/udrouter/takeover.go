@@ -106,6 +106,14 @@ func (h *heir) listen(c config.Control) (net.Listener, error) {
 	return h.Listener()
 }
 
+// listenMetrics is nil where the configuration has no metrics.
+func (h *heir) listenMetrics(cfg *config.Config) (net.Listener, error) {
+	if h.Heritage == nil || h.Metrics < 0 {
+		return router.ListenMetrics(cfg)
+	}
+	return h.MetricsListener()
+}
+
 // inherit has the other router end, and goes on with what that one knew. It tells whether that is lost; alone says so of one that does not run any more. When
 // ctx ends before the other one is to stop, that one goes on.
 func (h *heir) inherit(ctx context.Context, r *router.Router, alone bool, log *slog.Logger) (lost bool, err error) {

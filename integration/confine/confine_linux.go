@@ -20,6 +20,7 @@ type Options struct {
 	Config string   // the configuration file, which is read again; others of its directory may be read as well
 	State  string   // the state directory
 	Socket string   // the control socket
+	Remove []string // further sockets that are open, and removed at the end
 	Read   []string // further files to read
 	Strict bool     // a refused call ends the process with a stack trace
 
@@ -193,6 +194,9 @@ func restrictFiles(o Options) (abi int, err error) {
 	// Not of signals: before Linux 6.15 that would keep threads of this process, each of which has a domain of its own, from signalling
 	// each other. The seccomp filter does it.
 	c.Scoped = ll.ScopeAbstractUnixSocket
+	for _, path := range o.Remove {
+		rules = append(rules, landlock.PathAccess(ll.AccessFSRemoveFile, filepath.Dir(path)))
+	}
 	switch notify := os.Getenv("NOTIFY_SOCKET"); {
 	case strings.HasPrefix(notify, "@"):
 		c.Scoped = 0

@@ -2,6 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -160,6 +165,47 @@ func TestServiceGroup(t *testing.T) {
 	if out := h.run("stat", "-c", "%G %a", "/run/udrouter/control.sock"); out != "adm 660" {
 		t.Errorf("the socket is %s", out)
 	}
+}
+
+// Metrics on loopback want what the package has an example of, and until then the log says so; on a socket they want nothing more.
+func TestServiceMetrics(t *testing.T) {
+	h := start(t, true)
+	h.install(deb)
+	with := func(listen string) {
+		h.write("/etc/udrouter/router.hcl", fmt.Appendf(bytes.Clone(config.Reference), "\nmetrics {\n  listen = %q\n}\n", listen))
+	}
+	with("127.0.0.1:9469")
+	if out, err := h.try("systemctl", "start", "udrouter"); err == nil {
+		t.Errorf("it starts without an IP socket: %s", out)
+	}
+	const example = "/usr/share/doc/udrouter/examples/systemd/metrics.conf"
+	contains(t, h.run("journalctl", "--unit", "udrouter", "--output", "cat"), example)
+	scrape := func(network, address string) {
+		t.Helper()
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if network == "unix" {
+				return new(net.Dialer).DialContext(ctx, network, h.Path(address))
+			}
+			return h.Dom0.Dial(ctx, network, address)
+		}}}
+		resp, err := client.Get("http://udrouter/metrics")
+		must(t, err)
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		must(t, err)
+		contains(t, string(text), `udrouter_domu_flows{domu="one"}`)
+	}
+	h.run("install", "-D", "-m", "644", example, "/etc/systemd/system/udrouter.service.d/metrics.conf")
+	h.run("systemctl", "daemon-reload")
+	h.run("systemctl", "restart", "udrouter")
+	scrape("tcp", "127.0.0.1:9469")
+	h.run("udrouter", "upgrade", "-c", "/etc/udrouter/router.hcl")
+	scrape("tcp", "127.0.0.1:9469")
+	h.run("rm", "-r", "/etc/systemd/system/udrouter.service.d")
+	h.run("systemctl", "daemon-reload")
+	with("unix:/run/udrouter/metrics.sock")
+	h.run("systemctl", "restart", "udrouter")
+	scrape("unix", "/run/udrouter/metrics.sock")
 }
 
 // differs fails if dom0 is not as it was.

@@ -86,6 +86,11 @@ func (l *Lab) LaunchRouter(exe string, files []*os.File, args ...string) (*Proc,
 		},
 	}}
 	argv := append([]string{"run", "-c", file, "--state", state, "--socket", p.Socket}, args...)
+	if m := l.Config.Metrics; m != nil {
+		if network, path := m.Address(); network == "unix" && !strings.HasPrefix(path, l.dir+"/") { // the machine's own router may have it
+			argv = append(argv, "--no-metrics")
+		}
+	}
 	p.cmd = l.Dom0.Command(context.Background(), exe, argv...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.log, p.log, files
 	p.cmd.WaitDelay = time.Second // for a grandchild that keeps the log open
