@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -62,7 +64,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 			http.Error(w, err.Error(), http.StatusConflict)
 		}
 	}))
-	server = &http.Server{Handler: mux, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+	server = &http.Server{Handler: mux, ErrorLog: r.complaints(), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, uidKey{}, peerUID(c))
 	},
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 16}
@@ -77,6 +79,9 @@ func (r *Router) serveControl(ctx context.Context) error {
 	}
 	return nil
 }
+
+// complaints are what package net/http has to say of who connects, which anybody can make it say.
+func (r *Router) complaints() *log.Logger { return slog.NewLogLogger(r.log.Handler(), slog.LevelDebug) }
 
 func (r *Router) answerReload(w http.ResponseWriter, _ *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // net/http's own connections have one

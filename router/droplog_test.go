@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -94,5 +95,41 @@ func TestLogAllocates(t *testing.T) {
 	s.countBy(s.current.Load().engine, 1, g, policy.EgressPolicy, &p)
 	if n := testing.AllocsPerRun(100, func() { s.countBy(s.current.Load().engine, 1, g, policy.EgressPolicy, &p) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// Whatever arrives, a log says a line for each reason and interval, with how many packets that were; in JSON each field is one.
+func TestLogIsBounded(t *testing.T) {
+	s := reference(t)
+	const n = 5000
+	for range n {
+		s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, cases.One4, cases.Two4, 8), cases.UDP(s.RouterMAC, cases.MAC2, cases.One4, cases.X4, 8))
+	}
+	var b bytes.Buffer
+	s.dropLog.write(slog.New(slog.NewJSONHandler(&b, nil)), "dropped")
+	got := map[string]map[string]any{}
+	for line := range strings.Lines(b.String()) {
+		var r map[string]any
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		reason, _ := r["reason"].(string)
+		if got[reason] != nil {
+			t.Errorf("a second line for %s: %s", reason, line)
+		}
+		got[reason] = r
+	}
+	if len(got) != 2 {
+		t.Errorf("%d lines: %s", len(got), b.String())
+	}
+	for reason, want := range map[string]map[string]any{
+		"ingress-policy": {"msg": "dropped", "level": "INFO", "packets": float64(n), "domu": "two", "policy": "untrusted", "src": "192.0.2.10", "dst": "192.0.2.11", "proto": "udp"},
+		"ip-binding":     {"msg": "dropped", "level": "INFO", "packets": float64(n), "domu": "two", "src_mac": "00:16:3e:00:00:02", "src": "192.0.2.10"},
+	} {
+		for key, v := range want {
+			if got[reason][key] != v {
+				t.Errorf("%s: %s is %v, want %v", reason, key, got[reason][key], v)
+			}
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -59,11 +58,10 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	complaints := slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		EnableOpenMetrics: true, MaxRequestsInFlight: scrapeAnswers, ErrorHandling: promhttp.ContinueOnError, ErrorLog: complaints,
+		EnableOpenMetrics: true, MaxRequestsInFlight: scrapeAnswers, ErrorHandling: promhttp.ContinueOnError, ErrorLog: r.complaints(),
 	}))
-	server := &http.Server{Handler: mux, ErrorLog: complaints,
+	server := &http.Server{Handler: mux, ErrorLog: r.complaints(),
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()

@@ -45,6 +45,7 @@ const maxLines = 1024
 // hangs must stop nothing that has something to log. What finds no place is lost, and how much that was is written when there is place again.
 type lines struct {
 	w    io.Writer
+	told *slog.Logger // to w, of what was lost
 	done chan struct{}
 
 	mu    sync.Mutex
@@ -52,8 +53,8 @@ type lines struct {
 	lost  int
 }
 
-func newLines(w io.Writer) *lines {
-	l := &lines{w: w, done: make(chan struct{}), queue: make(chan []byte, maxLines)}
+func newLines(w io.Writer, told *slog.Logger) *lines {
+	l := &lines{w: w, told: told, done: make(chan struct{}), queue: make(chan []byte, maxLines)}
 	go l.run(l.queue)
 	return l
 }
@@ -80,7 +81,7 @@ func (l *lines) run(queue <-chan []byte) {
 		// Nobody can be told of an error of the log.
 		_, _ = l.w.Write(line)
 		if lost > 0 {
-			_, _ = fmt.Fprintf(l.w, "%d lines of the log were lost\n", lost)
+			l.told.Warn("lines of the log were lost", "lines", lost)
 		}
 	}
 }

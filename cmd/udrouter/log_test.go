@@ -1,11 +1,15 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"udrouter/config"
@@ -52,7 +56,7 @@ func (s *stuck) Write(b []byte) (int, error) {
 // Who logs waits for nobody, what finds no place is counted, and what has found one is written in the end.
 func TestLinesDoNotWait(t *testing.T) {
 	w := &stuck{let: make(chan bool)}
-	l := newLines(w)
+	l := newLines(w, slog.New(slog.NewTextHandler(w, nil)))
 	line := []byte("first\n")
 	for range maxLines + 10 {
 		if n, err := l.Write(line); n != len(line) || err != nil {
@@ -64,7 +68,7 @@ func TestLinesDoNotWait(t *testing.T) {
 	l.close()
 	_, _ = l.Write([]byte("late\n"))
 	got := w.got.String()
-	lost := regexp.MustCompile(`(?m)^(\d+) lines of the log were lost$`).FindStringSubmatch(got)
+	lost := regexp.MustCompile(`(?m)^time=\S+ level=WARN msg="lines of the log were lost" lines=(\d+)$`).FindStringSubmatch(got)
 	if lost == nil || !strings.HasPrefix(got, "first\n") || strings.Contains(got, "late") {
 		t.Fatalf("%d bytes, %q", len(got), got[:min(len(got), 100)])
 	}
@@ -76,7 +80,47 @@ func TestLinesDoNotWait(t *testing.T) {
 
 // The end does not wait for a log that takes nothing.
 func TestLinesEnd(t *testing.T) {
-	l := newLines(&stuck{let: make(chan bool)})
+	l := newLines(&stuck{let: make(chan bool)}, slog.New(slog.DiscardHandler))
 	_, _ = l.Write([]byte("line\n"))
 	l.close()
+}
+
+// What a machine reads is JSON to the end, with what was lost and why the router ends; a person reads the latter as a sentence.
+func TestJSONToTheEnd(t *testing.T) {
+	w := &stuck{let: make(chan bool)}
+	c := config.Log{Format: "json"}
+	l := newLines(w, logger(w, c, new(slog.LevelVar)))
+	log := logger(l, c, new(slog.LevelVar))
+	for range maxLines + 10 {
+		log.Info("said")
+	}
+	close(w.let)
+	why := fmt.Errorf("opening it: %w", syscall.ENODEV)
+	if err := inFormat(why, config.Log{Format: "text"}, log); !errors.Is(err, why) || errors.Is(err, errSaid) {
+		t.Errorf("a person is told %v", err)
+	}
+	if inFormat(nil, c, log) != nil {
+		t.Error("an error where there is none")
+	}
+	l.close()
+	if err := inFormat(why, c, logger(&w.got, c, new(slog.LevelVar))); !errors.Is(err, errSaid) || !errors.Is(err, syscall.ENODEV) {
+		t.Errorf("a machine is told %v", err)
+	}
+	seen := map[string]int{}
+	for line := range strings.Lines(w.got.String()) {
+		var r struct {
+			Msg, Error string
+			Lines      int
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		seen[r.Msg]++
+		if r.Msg == "lines of the log were lost" && r.Lines == 0 || r.Msg == "the router ends" && r.Error != why.Error() {
+			t.Errorf("%s", line)
+		}
+	}
+	if seen["lines of the log were lost"] == 0 || seen["the router ends"] != 1 {
+		t.Errorf("%v", seen)
+	}
 }

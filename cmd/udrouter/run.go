@@ -60,7 +60,7 @@ func runCommand() *cobra.Command {
 			}
 			level := new(slog.LevelVar)
 			signal.Ignore(syscall.SIGPIPE) // that the log's reader has gone ends no router
-			out := newLines(c.ErrOrStderr())
+			out := newLines(c.ErrOrStderr(), logger(c.ErrOrStderr(), cfg.Log, level))
 			defer out.close()
 			log := logger(out, cfg.Log, level)
 			around := &surroundings{level: level, log: log, load: read}
@@ -80,7 +80,7 @@ func runCommand() *cobra.Command {
 					return confine.Apply(o)
 				}
 			}
-			run := func() error { return route(c.Context(), cfg, around, f, log, confined) }
+			run := func() error { return inFormat(route(c.Context(), cfg, around, f, log, confined), cfg.Log, log) }
 			if f.profile != "" {
 				return profiled(f.profile, run)
 			}
@@ -90,6 +90,15 @@ func runCommand() *cobra.Command {
 	f.of(c)
 	required(c, "config")
 	return c
+}
+
+// inFormat logs the error with which a router ends where a machine reads the log; a person is told it in a sentence.
+func inFormat(err error, c config.Log, log *slog.Logger) error {
+	if err == nil || c.Format != "json" {
+		return err
+	}
+	log.Error("the router ends", "error", err)
+	return errors.Join(errSaid, err)
 }
 
 // runFlags are what run is told.
