@@ -48,6 +48,7 @@ func (w *worker) admit(p *policy.Packet, from *policy.Guest, to policy.End) bool
 	if blame == nil {
 		blame = from
 	}
+	w.fate.reason, w.fate.rule = v.Reason, v.Rule
 	w.countBy(w.world.engine, v.Rule, blame, v.Reason, p)
 	if v.Action == policy.Reject {
 		w.reject(p, from)
@@ -60,6 +61,7 @@ func (w *worker) countWould(v *policy.Verdict, p *policy.Packet) {
 	if v.Would == policy.None {
 		return
 	}
+	w.fate.would, w.fate.wouldRule = v.Would, v.WouldRule
 	w.would[v.Would].Add(1)
 	v.WouldBlame.Counters.Would[v.Would].Add(1)
 	w.note(&w.wouldLog, w.world.engine, v.Would, v.WouldRule, v.WouldBlame, p)

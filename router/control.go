@@ -31,7 +31,7 @@ const reloadWait = 2 * time.Minute
 type uidKey struct{}
 
 // serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, GET /v1/flows is Flows with a query,
-// GET /v1/neighbours is Neighbours, POST /v1/reload is Reload, and POST /v1/takeover
+// GET /v1/neighbours is Neighbours, GET /v1/capture a stream of frames (see capture), POST /v1/reload is Reload, and POST /v1/takeover
 // becomes the protocol of TakeOver; POST /v1/keep has Store do something, for a while. Who may connect may ask; only
 // root may change something.
 func (r *Router) serveControl(ctx context.Context) error {
@@ -50,6 +50,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/neighbours", func(w http.ResponseWriter, _ *http.Request) {
 		r.answer(w, r.Neighbours())
 	})
+	mux.HandleFunc("GET /v1/capture", r.root(r.answerCapture))
 	mux.HandleFunc("POST /v1/reload", r.root(r.answerReload))
 	mux.HandleFunc("POST /v1/vifs", r.root(r.answerVif))
 	mux.HandleFunc("GET /v1/vifs", r.root(r.answerVifs))

@@ -88,6 +88,8 @@ func TestControlReload(t *testing.T) {
 		{"the group tells of a vif", 65534, "POST", "/v1/vifs?vif=vif1.0", nil, 403, 1},
 		{"root asks for vifs", 0, "GET", "/v1/vifs", nil, 200, 1},
 		{"root tells of a vif", 0, "POST", "/v1/vifs?vif=vif1.0", nil, 200, 1},
+		{"the group captures", 65534, "GET", "/v1/capture", nil, 403, 1},
+		{"root captures nobody's", 0, "GET", "/v1/capture?domu=nobody", nil, 400, 1},
 		{"a bad file", 0, "POST", "/v1/reload", &around{err: wrong}, 422, 1},
 		{"the kernel refuses", 0, "POST", "/v1/reload", &around{next: s.Config, refuse: errors.New("no room")}, 422, 1},
 	} {

@@ -76,6 +76,7 @@ func (w *worker) toUplink(f *stack.Frame, p *policy.Packet, from *policy.Guest) 
 	if !w.fits(p, from, h) {
 		return
 	}
+	w.fate.passed, w.fate.to = true, h.side
 	c := f.Clone()
 	c.Cut(len(p.Frame))
 	w.neighbours.wait(n, pendingFrame{frame: c, from: from, plan: w.world.plan})
@@ -189,6 +190,7 @@ func (w *worker) emit(f *stack.Frame, p *policy.Packet, h hop) {
 
 // change makes a packet what it is on its next link, MACs and TTL being all that changes in one that is forwarded, and counts it as its receiver's.
 func (w *worker) change(f *stack.Frame, p *policy.Packet, h hop) {
+	w.fate.passed, w.fate.to = true, h.side
 	f.Trim(p)
 	f.SetEthernet(h.dst, h.src, p.EtherType)
 	decrement(f.Bytes(), p.IsIPv4())

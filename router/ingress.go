@@ -35,6 +35,9 @@ type worker struct {
 	verdict  policy.Verdict
 	way      hop
 	passable func(policy.NextHop) bool // locate, made once
+	captures []*capture                // that want to see it; nil: nobody captures
+	fate     fate                      // what became of it
+	before   []byte                    // as it came
 }
 
 // now is the time of the batch, or of the call where there is none.
@@ -127,9 +130,13 @@ func (w *worker) run() error {
 
 // batch handles frames that came together, then writes what became of them.
 func (w *worker) batch(frames []*stack.Frame) {
-	w.world, w.time = w.current.Load(), w.Router.now()
+	w.world, w.time, w.captures = w.current.Load(), w.Router.now(), w.capturing.list()
 	for _, f := range frames {
-		w.handle(f)
+		if w.captures == nil {
+			w.handle(f)
+		} else {
+			w.watch(f)
+		}
 	}
 	w.flush()
 }
@@ -274,7 +281,10 @@ func (w *worker) fromHost(f *stack.Frame, p *policy.Packet, reason policy.Reason
 }
 
 // drop counts the packet at hand.
-func (w *worker) drop(g *policy.Guest, reason policy.Reason) { w.count(g, reason, &w.pkt) }
+func (w *worker) drop(g *policy.Guest, reason policy.Reason) {
+	w.fate.reason = reason
+	w.count(g, reason, &w.pkt)
+}
 
 // dropBetween is drop for a packet from one guest, or to another.
 func (w *worker) dropBetween(from, to *policy.Guest, reason policy.Reason) {

@@ -123,6 +123,10 @@ var (
 	metricHostPackets = newMetric(true, "host_uplink_packets_total", "Packets of no known flow that a rule of host.uplink has decided on; the default has no name.", "rule", "action")
 	metricHostBytes   = newMetric(true, "host_uplink_bytes_total", "Bytes of those packets, from the IP header on.", "rule", "action")
 
+	metricCaptures = newMetric(false, "captures", "Captures that go on.")
+	metricCaptured = newMetric(true, "captured_frames_total", "Frames that captures have taken.")
+	metricMissed   = newMetric(true, "capture_missed_frames_total", "Frames that captures have missed, since nobody read what there was.")
+
 	metricReloads       = newMetric(true, "reloads_total", "Reloads that went well.")
 	metricReloadSuccess = newMetric(false, "last_reload_successful", "Whether the last reload went well: 1 or 0. There was none where this is missing.")
 	metricReloadTime    = newMetric(false, "last_reload_timestamp_seconds", "When the last reload was, in seconds since 1970.")
@@ -201,6 +205,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		say(metricHostPackets, float64(n.Packets), key[:]...)
 		say(metricHostBytes, float64(n.Bytes), key[:]...)
 	}
+	say(metricCaptures, float64(s.Capture.Active))
+	say(metricCaptured, float64(s.Capture.Frames))
+	say(metricMissed, float64(s.Capture.Missed))
 	say(metricReloads, float64(s.Reloads))
 	if last := s.LastReload; last != nil {
 		ok := 0.

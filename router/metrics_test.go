@@ -65,6 +65,7 @@ func seriesOf(r *Router, s Status) map[string]float64 {
 		"foreign_mac_frames_total": float64(s.ForeignMAC), "flows tier=router": float64(s.Flows.Active - s.Flows.Offloaded), "flows tier=kernel": float64(s.Flows.Offloaded),
 		"flows_limit": float64(s.Flows.Max), "tier_packets_total tier=router": float64(s.Flows.Hits), "tier_packets_total tier=kernel": float64(s.Flows.OffloadHits),
 		"reloads_total": float64(s.Reloads), "takeover_gap_seconds": s.Gap,
+		"captures": float64(s.Capture.Active), "captured_frames_total": float64(s.Capture.Frames), "capture_missed_frames_total": float64(s.Capture.Missed),
 	}
 	reasons := func(name string, m map[string]uint64) {
 		for word, n := range m {

@@ -103,6 +103,7 @@ type Router struct {
 	advertiser *advertiser
 	drops      [policy.Reasons]atomic.Uint64
 	would      [policy.Reasons]atomic.Uint64 // what policies in shadow mode would have dropped
+	capturing  capturing
 	dropLog    dropLog
 	wouldLog   dropLog
 	defects    rate.Sometimes // how often a defect is described

@@ -32,6 +32,7 @@ type Status struct {
 	UplinkAddress string                 `json:"uplink_link_local"`
 	Warnings      []string               `json:"warnings"`
 	Process       ProcessStatus          `json:"process"`
+	Capture       CaptureStatus          `json:"capture"`
 
 	// HostUplink is what the rules of host.uplink have decided on, in the file's order, the default last: packets of known flows pass before them.
 	// Empty where there are none, or where they could not be read, of which there is a warning.
@@ -97,7 +98,7 @@ func (r *Router) Status() Status {
 		Flows:     FlowStatus{Active: wd.engine.Budget().Used(), Max: wd.engine.Budget().Max(), Hits: r.hits.Load()},
 		RouterMAC: r.RouterMAC.String(), UplinkAddress: wd.UplinkLL.String(), Warnings: append([]string{}, wd.warnings...),
 		Links: []LinkStatus{}, Domus: []DomuStatus{}, Reloads: r.reloads.Load(), Gap: time.Duration(r.gap.Load()).Seconds(), LastReload: r.lastReload.Load(),
-		Process: process(),
+		Process: process(), Capture: r.capturing.status(),
 	}
 	s.Drops = words(&r.drops)
 	for _, link := range r.links {

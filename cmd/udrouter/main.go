@@ -48,7 +48,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), upgradeCommand(), checkCommand(), testCommand(), importCommand(), explainCommand(), labCommand(), statusCommand(), reloadCommand(), flowsCommand(), neighboursCommand(), topCommand(), webCommand(), dropsCommand(), doctorCommand(), vifCommand(), pidCommand(),
+	root.AddCommand(runCommand(), upgradeCommand(), checkCommand(), testCommand(), importCommand(), explainCommand(), labCommand(), statusCommand(), reloadCommand(), flowsCommand(), neighboursCommand(), topCommand(), webCommand(), dropsCommand(), captureCommand(), doctorCommand(), vifCommand(), pidCommand(),
 		versionCommand(), docsCommand())
 	return root
 }

@@ -122,17 +122,22 @@ func tellOnce(ctx context.Context, socket, method, path string) (code int, body 
 		return 0, nil, err
 	}
 	resp, err := client.Do(req)
-	if errors.Is(err, fs.ErrPermission) {
-		return 0, nil, fmt.Errorf("this user may not ask the router on %s: be root, or in the group that control.group names", socket)
-	}
 	if err != nil {
-		return 0, nil, fmt.Errorf("no router answers on %s (is it running? --socket names another one): %w", socket, err)
+		return 0, nil, unreachable(socket, err)
 	}
 	defer resp.Body.Close()
 	if body, err = io.ReadAll(io.LimitReader(resp.Body, 64<<20)); err != nil {
 		return 0, nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	return resp.StatusCode, body, nil
+}
+
+// unreachable says why a router could not be asked.
+func unreachable(socket string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("this user may not ask the router on %s: be root, or in the group that control.group names", socket)
+	}
+	return fmt.Errorf("no router answers on %s (is it running? --socket names another one): %w", socket, err)
 }
 
 func printStatus(out io.Writer, s router.Status) error {
