@@ -12,6 +12,7 @@
 //	config.go                  the values that result
 //	attach.go                  guests that hotplug has named
 //	reference.hcl              every key, with its default
+//	outline.go                 the grammar, with the reference's explanations, for documents
 package config
 
 import (

@@ -16,13 +16,14 @@ type grammar struct {
 	block  string // "" at the top
 	label  bool   // the block is written with a name
 	single bool   // it may stand once in its parent
+	of     reflect.Type
 	keys   []string
 	blocks []*grammar
 }
 
 // grammarOf derives the grammar from a raw struct.
 func grammarOf(t reflect.Type) *grammar {
-	g := new(grammar)
+	g := &grammar{of: t}
 	for i := range t.NumField() {
 		name, kind, _ := strings.Cut(t.Field(i).Tag.Get("hcl"), ",")
 		switch kind {

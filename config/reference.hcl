@@ -154,7 +154,7 @@ policy "untrusted" {
 domu "one" {
   # Its port of the bridge. Default: named by the hotplug script, later, which tells by the MAC whose it is.
   vif = "vif1.0"
-  # As in the guest's own configuration. Required, and unique.
+  # As in the guest's own configuration. Unique. Required, but not in a template.
   mac = "00:16:3e:00:00:01"
   # Addresses and prefixes in the networks above. Default: none. A link-local address in ipv6 pins the guest
   # to it; without one it may use any that is free.
@@ -274,6 +274,7 @@ control {
   #listen = "127.0.0.1:9469"
 #}
 
+# What the process says of itself, on the standard error.
 log {
   # "debug", "info", "warn" or "error". Default: "info".
   level = "info"

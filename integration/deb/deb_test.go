@@ -60,7 +60,7 @@ func TestTarball(t *testing.T) {
 	if out := verify(t, filepath.Join(dir, "usr/sbin/udrouter"), "version"); out != "udrouter "+built.version+"\n" {
 		t.Errorf("it says %q", out)
 	}
-	for _, name := range []string{"usr/lib/systemd/system/udrouter.service", "usr/share/man/man8/udrouter-run.8.gz",
+	for _, name := range []string{"usr/lib/systemd/system/udrouter.service", "usr/share/man/man8/udrouter-run.8.gz", "usr/share/man/man5/router.hcl.5.gz",
 		"etc/network/if-up.d/udrouter", "etc/xen/scripts/vif-udrouter", "usr/share/doc/udrouter/examples/router.hcl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
@@ -68,14 +68,23 @@ func TestTarball(t *testing.T) {
 	}
 	// What it says of files beside it is so where it is installed.
 	links := 0
-	for _, name := range []string{"README.md", "LIMITS.md"} {
-		at := filepath.Join("/usr/share/doc/udrouter", name)
+	pages, err := filepath.Glob(filepath.Join(dir, "usr/share/doc/udrouter/docs/*.md"))
+	must(t, err)
+	if len(pages) == 0 {
+		t.Error("there is no page in docs")
+	}
+	for _, name := range append(pages, filepath.Join(dir, "usr/share/doc/udrouter/README.md"), filepath.Join(dir, "usr/share/doc/udrouter/LIMITS.md")) {
+		at := strings.TrimPrefix(name, dir)
 		for _, m := range regexp.MustCompile(`\]\(([^)]*)\)`).FindAllStringSubmatch(string(readFile(t, filepath.Join(dir, at))), -1) {
 			target := m[1]
 			if strings.Contains(target, "://") {
 				continue
 			}
 			links++
+			target, _, _ = strings.Cut(target, "#")
+			if target == "" {
+				continue // a heading of the page itself
+			}
 			if !filepath.IsAbs(target) {
 				target = filepath.Join(filepath.Dir(at), target)
 			}

@@ -54,6 +54,7 @@ var files = []struct {
 	{"integration/attacks/ATTACKS.md", doc + "ATTACKS.md", 0o644},
 	{"integration/attacks/TOOLS.md", doc + "TOOLS.md", 0o644},
 	{"integration/conformance/CONFORMANCE.md", doc + "CONFORMANCE.md", 0o644},
+	{"cmd/docs", doc + "docs", 0o644},
 	{"integration/ci/github.yml", examples + "ci/github.yml", 0o644},
 	{"integration/ci/gitlab-ci.yml", examples + "ci/gitlab-ci.yml", 0o644},
 }
@@ -69,16 +70,17 @@ const (
 func onSystem(dst string) string { return "/" + strings.TrimPrefix(dst, "root/") }
 
 // link is one of Markdown's to a file beside the one that it stands in.
-var link = regexp.MustCompile(`\]\(([^):#]+)\)`)
+var link = regexp.MustCompile(`\]\(([^):#]+)(#[^)]*)?\)`)
 
 // relinked has a text of the repository's that is installed elsewhere name files where they are installed.
 func relinked(src string, text []byte) ([]byte, error) {
 	var err error
 	return link.ReplaceAllFunc(text, func(m []byte) []byte {
-		target := path.Join(path.Dir(src), string(link.FindSubmatch(m)[1]))
+		parts := link.FindSubmatch(m)
+		target := path.Join(path.Dir(src), string(parts[1]))
 		for _, f := range files {
-			if f.src == target {
-				return []byte("](" + onSystem(f.dst) + ")")
+			if rest, ok := strings.CutPrefix(target, f.src); ok && (rest == "" || rest[0] == '/') {
+				return []byte("](" + onSystem(f.dst) + rest + string(parts[2]) + ")")
 			}
 		}
 		err = errors.Join(err, fmt.Errorf("%s has a link to %s, which is not installed", src, target))
@@ -97,18 +99,18 @@ var generated = map[string]string{
 func (b build) stage(ctx context.Context, dir string) error {
 	for _, f := range files {
 		src := filepath.Join(b.root, f.src)
-		err := filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(src, func(file string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
 			}
-			text, err := os.ReadFile(path)
-			if err == nil && filepath.Ext(path) == ".md" {
-				text, err = relinked(f.src, text)
+			text, err := os.ReadFile(file)
+			if err == nil && filepath.Ext(file) == ".md" {
+				text, err = relinked(path.Join(f.src, strings.TrimPrefix(filepath.ToSlash(file), filepath.ToSlash(src))), text)
 			}
 			if err != nil {
 				return err
 			}
-			return write(filepath.Join(dir, f.dst, strings.TrimPrefix(path, src)), text, f.mode)
+			return write(filepath.Join(dir, f.dst, strings.TrimPrefix(file, src)), text, f.mode)
 		})
 		if err != nil {
 			return err
@@ -151,10 +153,11 @@ func (b build) manuals(ctx context.Context, dir, bin string) error {
 		if err != nil {
 			return err
 		}
+		section := strings.TrimPrefix(filepath.Ext(e.Name()), ".")
 		if dst, ok := generated[e.Name()]; ok {
 			err = write(filepath.Join(dir, dst), text, 0o644)
-		} else {
-			err = compressed(filepath.Join(dir, "root/usr/share/man/man8", e.Name()+".gz"), text)
+		} else if section != "md" { // pages are files of the repository, which hold what is generated
+			err = compressed(filepath.Join(dir, "root/usr/share/man/man"+section, e.Name()+".gz"), text)
 		}
 		if err != nil {
 			return err
