@@ -133,7 +133,9 @@ func (p *plugged) vifCommand(args ...string) *lab.Cmd {
 func (p *plugged) bound() (list []string) {
 	p.t.Helper()
 	var l router.VifList
-	must(p.t, json.Unmarshal([]byte(p.vif(0, "list", "--json")), &l))
+	out := p.vif(0, "list", "--json")
+	matches(p.t, "vif-list", out)
+	must(p.t, json.Unmarshal([]byte(out), &l))
 	for _, v := range l.Vifs {
 		if v.State == config.AttachBound {
 			list = append(list, v.Vif+"="+v.Domu)
@@ -217,7 +219,9 @@ func TestVifAddRemove(t *testing.T) {
 	p.wantBound("after a reload", "vif7.0=web-1", "vif8.0=waits", "vif9.0=db")
 	ping(t, thief, p.Internet.Addr4())
 
-	contains(t, p.vif(0, "remove", "--vif", "vif7.0", "--json"), `"vif":"vif7.0"`)
+	out = p.vif(0, "remove", "--vif", "vif7.0", "--json")
+	matches(t, "vif", out)
+	contains(t, out, `"vif":"vif7.0"`)
 	contains(t, p.vif(0, "remove", "--vif", "vif7.0"), "It was not known.")
 	p.silent("removed", web)
 	p.wantBound("after remove", "vif8.0=waits", "vif9.0=db")
