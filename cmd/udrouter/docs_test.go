@@ -80,6 +80,26 @@ func TestDocsConfiguration(t *testing.T) {
 	}
 }
 
+// The page of the control socket has every request that the router serves, who may make it, and no other.
+func TestAPIPage(t *testing.T) {
+	served := map[string]string{}
+	for _, m := range regexp.MustCompile(`mux\.HandleFunc\("((?:GET|POST) /v1/\w+)", (r\.root\()?`).FindAllStringSubmatch(text(t, "../../router/control.go"), -1) {
+		served[m[1]] = map[bool]string{true: "root", false: "group"}[m[2] != ""]
+	}
+	if len(served) < 8 {
+		t.Fatalf("control.go serves %v", served)
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `((?:GET|POST) [^`]*)` \\| (\\w+) \\|").FindAllStringSubmatch(text(t, pages+"api.md"), -1) {
+		if served[m[1]] != m[2] {
+			t.Errorf("api.md has %s for %s, the router for %q", m[1], m[2], served[m[1]])
+		}
+		delete(served, m[1])
+	}
+	for request := range served {
+		t.Errorf("api.md lacks %s", request)
+	}
+}
+
 var (
 	pageLink = regexp.MustCompile(`\]\(([^)\s]*)\)`)
 	heading  = regexp.MustCompile(`(?m)^#+ (.*)$`)
