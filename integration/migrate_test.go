@@ -13,7 +13,7 @@ import (
 	"udrouter/integration/wire"
 )
 
-// The way of README's "Migrate" and back, with the reference's own files: dom0's kernel routes by what was set up by hand, guests and dom0 have
+// The way of migration.md and back, with the reference's own files: dom0's kernel routes by what was set up by hand, guests and dom0 have
 // connections; the files are imported, the router starts, what was there by hand is taken down, and at the end it is all put back. No connection ends.
 func TestMigration(t *testing.T) {
 	dir := filepath.Join("importer", "testdata", "seed")

@@ -71,7 +71,7 @@ func (b *busy) use(ctx context.Context) error {
 	return nil
 }
 
-// What README's "Migrate" says, done word by word by an administrator of the reference's server, and undone again: connections of guests and of dom0, of both
+// What migration.md says, done word by word by an administrator of the reference's server, and undone again: connections of guests and of dom0, of both
 // families and directions, are in use all the time, and none is reset.
 func TestMigration(t *testing.T) {
 	h := start(t, true)
