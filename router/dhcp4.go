@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"net"
 	"net/netip"
 
@@ -62,12 +61,10 @@ func (wd *world) serve4(g *policy.Guest, body []byte) (*stack.Frame, policy.Reas
 	default: // BOOTP, and what only servers say
 		return nil, policy.DHCPGuard
 	}
+	// The library copies the client identifier (RFC 6842).
 	answer, err := dhcpv4.NewReplyFromRequest(m, dhcpv4.WithMessageType(t), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(l.server())))
 	if err != nil {
 		return nil, policy.Malformed
-	}
-	if id := m.Options.Get(dhcpv4.OptionClientIdentifier); id != nil { // RFC 6842
-		answer.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientIdentifier, bytes.Clone(id)))
 	}
 	if t != dhcpv4.MessageTypeNak {
 		wd.tell4(answer, l, m.MessageType() != dhcpv4.MessageTypeInform)
