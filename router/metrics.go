@@ -137,7 +137,7 @@ var (
 type collector struct {
 	router *Router
 
-	mu   sync.Mutex
+	mu   sync.Mutex // of scrapes at the same time none may bring what another has overtaken
 	host map[[2]string]risen
 }
 
@@ -153,7 +153,10 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
+	c.mu.Lock()
 	s := c.router.Status()
+	host := c.hostCounts(s.HostUplink)
+	c.mu.Unlock()
 	say := func(m *metric, value float64, labels ...string) {
 		kind := prometheus.GaugeValue
 		if m.counter {
@@ -201,7 +204,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	say(metricFlowsLimit, float64(s.Flows.Max))
 	say(metricTierPackets, float64(s.Flows.Hits), "router")
 	say(metricTierPackets, float64(s.Flows.OffloadHits), "kernel")
-	for key, n := range c.hostCounts(s.HostUplink) {
+	for key, n := range host {
 		say(metricHostPackets, float64(n.Packets), key[:]...)
 		say(metricHostBytes, float64(n.Bytes), key[:]...)
 	}
@@ -225,9 +228,8 @@ func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
 // hostCounts are those of the rules of host.uplink by their name and action, which never fall as long as the rule is there: what was seen of a counter
 // before it began anew is added. What it had counted between the last scrape and that is lost.
+// The caller holds mu, from before it has read rules.
 func (c *collector) hostCounts(rules []HostRuleStatus) map[[2]string]HostCount {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	next, sums := map[[2]string]risen{}, map[[2]string]HostCount{}
 	for _, rule := range rules {
 		key := [2]string{rule.Rule, rule.Action}

@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -102,6 +104,37 @@ func seriesOf(r *Router, s Status) map[string]float64 {
 		all["udrouter_"+name] = v
 	}
 	return all
+}
+
+// Scrapes at the same time take no older count for a counter that has begun anew.
+func TestMetricsScrapedAtOnce(t *testing.T) {
+	s := reference(t)
+	var n atomic.Uint64
+	s.HostUplink = func() ([]HostCount, error) {
+		count := n.Add(1)
+		runtime.Gosched()
+		return []HostCount{{count, count}, {}, {}}, nil
+	}
+	c := &collector{router: s.Router}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 50 {
+				out := make(chan prometheus.Metric)
+				go func() {
+					c.Collect(out)
+					close(out)
+				}()
+				for range out {
+				}
+			}
+		})
+	}
+	all.Wait()
+	const name = "udrouter_host_uplink_packets_total action=accept rule=ssh"
+	if got, ok := scrape(t, c)[name]; !ok || got != float64(n.Load()) {
+		t.Errorf("%v of %d packets", got, n.Load())
+	}
 }
 
 // What is scraped is what the status has: of links, guests, reasons and tiers, of shadow mode, and of reloads.
