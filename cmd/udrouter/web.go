@@ -44,7 +44,7 @@ func webCommand() *cobra.Command {
 				return fmt.Errorf("listening on %s: %w (--listen names another address)", addr, err)
 			}
 			p := newPage(socket, file)
-			fmt.Fprintf(c.OutOrStdout(), "http://%s/?token=%s\n", l.Addr(), p.token)
+			fmt.Fprintf(c.OutOrStdout(), "%s\n", p.address(l))
 			return p.serve(c.Context(), l)
 		},
 	}
@@ -75,7 +75,6 @@ func newPage(socket, file string) *page { return &page{socket, file, rand.Text()
 const (
 	pageHeaders = 10 * time.Second
 	pageAnswer  = flowsWait + 10*time.Second
-	tokenCookie = "udrouter"
 )
 
 // serve serves until ctx ends.
@@ -102,9 +101,13 @@ func (p *page) handler() http.Handler {
 	return p.guard(mux)
 }
 
-// guard lets in who has the token: once in the address, from then on in a cookie that no other site sends. The host must be this one by its address, so that no name that
-// somebody else controls stands for it (DNS rebinding).
+// address is where the page is.
+func (p *page) address(l net.Listener) string { return fmt.Sprintf("http://%s/%s/", l.Addr(), p.token) }
+
+// guard lets in who has the token, which all paths begin with. A cookie would not do: browsers send a host's cookies to all its ports (RFC 6265 8.5), where any user of this
+// machine may listen. The host must be this one by its address, so that no name that somebody else controls stands for it (DNS rebinding).
 func (p *page) guard(next http.Handler) http.Handler {
+	next = http.StripPrefix("/"+p.token, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
@@ -115,13 +118,8 @@ func (p *page) guard(next http.Handler) http.Handler {
 			http.Error(w, "ask by the address that `udrouter web` has printed", http.StatusMisdirectedRequest)
 			return
 		}
-		if t := r.URL.Query().Get("token"); r.URL.Path == "/" && p.is(t) {
-			http.SetCookie(w, &http.Cookie{Name: tokenCookie, Value: t, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
-			http.Redirect(w, r, "/", http.StatusSeeOther)
-			return
-		}
-		if c, err := r.Cookie(tokenCookie); err != nil || !p.is(c.Value) {
-			http.Error(w, "ask by the address that `udrouter web` has printed, with its token", http.StatusForbidden)
+		if token, _, below := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/"); !below || !p.is(token) {
+			http.Error(w, "ask by the address that `udrouter web` has printed, all of it", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -105,7 +105,7 @@ function take(status, at) {
 
 async function look() {
   try {
-    const r = await fetch('/v1/status');
+    const r = await fetch('v1/status');
     if (!r.ok) throw new Error(await r.text());
     take(await r.json(), performance.now());
     document.body.dataset.looks = 1 + Number(document.body.dataset.looks || 0);
@@ -119,7 +119,7 @@ async function explain(form) {
   const query = new URLSearchParams([...new FormData(form)].filter(([, v]) => v !== ''));
   const answer = $('answer');
   try {
-    const r = await fetch('/v1/explain?' + query);
+    const r = await fetch('v1/explain?' + query);
     if (!r.ok) throw new Error(await r.text());
     const list = await r.json();
     answer.textContent = list.map(a => a.lines).join('\n\n');
@@ -135,7 +135,7 @@ $('explain').addEventListener('submit', e => {
   explain(e.target);
 });
 
-// An address such as /#from=domu:one&dst=198.51.100.7&proto=tcp&port=25 asks at once.
+// An address that ends in #from=domu:one&dst=198.51.100.7&proto=tcp&port=25 asks at once.
 const asked = new URLSearchParams(location.hash.slice(1));
 if (asked.size) {
   for (const [k, v] of asked) if ($('explain').elements[k]) $('explain').elements[k].value = v;
