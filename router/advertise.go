@@ -37,7 +37,7 @@ func newAdvertiser(r *Router) *advertiser {
 
 // solicited answers a router solicitation, a little later.
 func (w *worker) solicited(g *policy.Guest) {
-	if w.world.advertisement(g) == nil {
+	if !w.world.advertises(g) {
 		return
 	}
 	s := w.world.of(g)
@@ -144,6 +144,14 @@ func (wd *world) appendRA(out []*stack.Frame, g *policy.Guest, ra *ndp.RouterAdv
 		return out
 	}
 	return append(out, stack.BuildRA(g.MAC, wd.RouterMAC, linkLocal1, allNodes, b))
+}
+
+// advertises tells whether a guest is told anything.
+func (wd *world) advertises(g *policy.Guest) bool {
+	return slices.ContainsFunc(g.Addrs, func(a netip.Prefix) bool {
+		n := wd.config[wd.Network(a.Addr())]
+		return n != nil && n.RA != nil
+	})
 }
 
 // advertisement is what a guest is told: of each network with an ra block in which it has an address. Nil: nothing.

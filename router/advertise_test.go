@@ -250,3 +250,17 @@ func TestAdvertisedAtTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// Who keeps asking costs no memory.
+func TestSolicitedTooOftenAllocatesNothing(t *testing.T) {
+	s := newSim(t, parseConfig(t, withNetwork("ra {}\n", `"2001:db8:3:2:1::10"`)), seedKernel())
+	w := s.newWorker(stack.Guests)
+	w.world = s.current.Load()
+	g := w.world.ByMAC(cases.MAC1)
+	for range advertisementBurst {
+		w.solicited(g)
+	}
+	if n := testing.AllocsPerRun(100, func() { w.solicited(g) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
