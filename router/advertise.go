@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/ndp"
@@ -29,6 +30,9 @@ const (
 type advertiser struct {
 	r    *Router
 	wake chan struct{} // somebody has asked, or is to be told that something has changed
+
+	mu     sync.Mutex
+	ceased bool // nobody is told anything any more
 }
 
 func newAdvertiser(r *Router) *advertiser {
@@ -103,6 +107,11 @@ func (wd *world) advertiseAfter(sent int) time.Duration {
 
 // send tells those guests that are chosen. Who is told nothing any more is told that the router is no longer one (RFC 4861 6.2.5).
 func (a *advertiser) send(chosen func(*guestState) bool) {
+	a.mu.Lock() // so that nothing comes after the farewell
+	defer a.mu.Unlock()
+	if a.ceased {
+		return
+	}
 	wd := a.r.current.Load()
 	var out []*stack.Frame
 	for _, g := range wd.Guests {
@@ -125,6 +134,9 @@ func (a *advertiser) send(chosen func(*guestState) bool) {
 
 // cease tells all guests that have been told of the router that it is none any more: at its end, not where another process goes on.
 func (a *advertiser) cease() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ceased = true
 	wd := a.r.current.Load()
 	var out []*stack.Frame
 	for _, g := range wd.Guests {

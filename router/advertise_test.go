@@ -239,11 +239,16 @@ func TestAdvertisedAtTheEnd(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
+		s.advertiser.send(func(*guestState) bool { return true }) // as it may be under way
 		final := 0
-		for _, text := range s.told(t)[cases.MAC1] {
+		list := s.told(t)[cases.MAC1]
+		for _, text := range list {
 			if text == "for 0s" {
 				final++
 			}
+		}
+		if !handed && list[len(list)-1] != "for 0s" {
+			t.Errorf("told after the farewell: %q", list)
 		}
 		if want := map[bool]int{false: 1, true: 0}[handed]; final != want {
 			t.Errorf("handed over: %t: told %d times", handed, final)

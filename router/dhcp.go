@@ -21,6 +21,8 @@ func (w *worker) serve(p *policy.Packet, g *policy.Guest) {
 	var answer *stack.Frame
 	switch {
 	case reason != policy.None:
+	case len(p.Frame)-policy.EthernetLen > w.world.guestMTU: // no guest has reason to, and what is in it is looked at by this goroutine
+		reason = policy.Malformed
 	case !w.take(w.world.of(g).dhcp):
 		reason = policy.RouterLimit
 	case p.IsIPv4():

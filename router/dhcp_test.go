@@ -397,10 +397,15 @@ func TestDHCPDatagrams(t *testing.T) {
 		{"a wrong checksum", func(b []byte) { b[udp+6] ^= 1 }, false, 0, policy.Checksum},
 		{"no checksum", func(b []byte) { b[udp+6], b[udp+7] = 0, 0 }, false, 1, 0},
 		{"a checksum that is still to be made", func(b []byte) { b[udp+6] ^= 1 }, true, 1, 0},
+		{"longer than the guests' MTU", func([]byte) {}, false, 0, policy.Malformed},
 		{"a length of nothing", func(b []byte) { b[udp+4], b[udp+5], b[udp+6], b[udp+7] = 0, 0, 0, 0 }, false, 0, policy.Malformed},
 	} {
 		s := serving(t)
 		b := slices.Clone(good)
+		if strings.HasPrefix(c.name, "longer") {
+			m := client4(t, dhcpv4.MessageTypeDiscover).ToBytes()
+			b = cases.Datagram(policy.BroadcastMAC, cases.MAC1, netip.AddrPortFrom(nobody4, 68), netip.AddrPortFrom(everybody4, 67), append(m, make([]byte, 1500-28-len(m)+1)...))
+		}
 		c.edit(b)
 		var o policy.Offload
 		if c.partial {

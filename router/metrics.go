@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -61,7 +63,7 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, MaxRequestsInFlight: scrapeAnswers, ErrorHandling: promhttp.ContinueOnError, ErrorLog: r.complaints(),
 	}))
-	server := &http.Server{Handler: mux, ErrorLog: r.complaints(),
+	server := &http.Server{Handler: ownHost(r.Metrics, mux), ErrorLog: r.complaints(),
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -69,6 +71,25 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// ownHost lets in who asks by this machine's own address, so that no page in a browser on it gets an answer by a name that leads here (DNS rebinding). A browser
+// reaches no Unix socket.
+func ownHost(l net.Listener, next http.Handler) http.Handler {
+	if _, tcp := l.Addr().(*net.TCPAddr); !tcp {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		name, _, err := net.SplitHostPort(req.Host)
+		if err != nil {
+			name = strings.Trim(req.Host, "[]")
+		}
+		if a, err := netip.ParseAddr(name); name != "localhost" && (err != nil || !a.IsLoopback()) {
+			http.Error(w, "ask by a loopback address, or as localhost", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
 }
 
 // metric is a family of what is scraped.

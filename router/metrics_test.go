@@ -242,15 +242,22 @@ func TestServeMetrics(t *testing.T) {
 		code                 int
 		kind, end            string
 	}{
+		{"GET evil.example", "/metrics", "", 421, "text/plain", "\n"},
+		{"GET localhost:9469", "/metrics", "", 200, "text/plain; version=0.0.4", "\n"},
+		{"GET [::1]:9469", "/metrics", "", 200, "text/plain; version=0.0.4", "\n"},
 		{"GET", "/metrics", "", 200, "text/plain; version=0.0.4", "\n"},
 		{"GET", "/metrics", "application/openmetrics-text; version=1.0.0", 200, "application/openmetrics-text; version=1.0.0", "# EOF\n"},
 		{"POST", "/metrics", "", 405, "text/plain", "\n"},
 		{"GET", "/", "", 404, "text/plain", "\n"},
 		{"GET", "/v1/status", "", 404, "text/plain", "\n"},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), c.method, url+c.path, nil)
+		method, host, _ := strings.Cut(c.method, " ")
+		req, err := http.NewRequestWithContext(t.Context(), method, url+c.path, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if host != "" { // by another name
+			req.Host = host
 		}
 		req.Header.Set("Accept", c.accept)
 		resp, err := client.Do(req)
