@@ -173,8 +173,23 @@ func (l lease6) bind(m, answer *dhcpv6.Message) {
 		for _, p := range l.prefixes {
 			out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 128)}, PreferredLifetime: l.lease, ValidLifetime: l.lease})
 		}
+		for _, o := range ia.Options.Prefixes() {
+			if !l.delegates(o.Prefix) && m.MessageType != dhcpv6.MessageTypeSolicit {
+				out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: o.Prefix})
+			}
+		}
 		answer.AddOption(out)
 	}
+}
+
+// delegates tells whether a prefix, which a message may leave out, is one that the guest is given; nil is none that could be over.
+func (l lease6) delegates(p *net.IPNet) bool {
+	if p == nil {
+		return true
+	}
+	a, ok := netip.AddrFromSlice(p.IP)
+	bits, _ := p.Mask.Size()
+	return ok && slices.Contains(l.prefixes, netip.PrefixFrom(a, bits))
 }
 
 func status(m *dhcpv6.Message, code iana.StatusCode) {

@@ -333,6 +333,16 @@ func TestDHCPOfPrefixes(t *testing.T) {
 		if m := s.answer6(t); m == nil || outline(m) != c.want6 {
 			t.Errorf("%s: %v, want %s", c.ipv6, m, c.want6)
 		}
+		// One that it is not given is over.
+		old := &dhcpv6.OptIAPD{IaId: [4]byte{9}}
+		for _, p := range []string{"2001:db8:3:2:7::/80", "2001:db8:3:2:5::/80"} {
+			n := netip.MustParsePrefix(p)
+			old.Options.Add(&dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: n.Addr().AsSlice(), Mask: net.CIDRMask(80, 128)}, ValidLifetime: time.Hour})
+		}
+		s.say6(policy.EUI64(cases.MAC1), agents, client6(6, old).ToBytes())
+		if m := s.answer6(t); m == nil || outline(m) != "REPLY, prefixes 9: 2001:db8:3:2:5::/80 for 10m0s 2001:db8:3:2:7::/80 for 0s" {
+			t.Errorf("%s: %v", c.ipv6, m)
+		}
 	}
 }
 
