@@ -31,7 +31,7 @@ func scraped(t *testing.T, l *lab.Lab, network, address string) (map[string]floa
 		}
 		return l.Dom0.Dial(ctx, network, address)
 	}}}
-	req, err := http.NewRequestWithContext(testContext(t), http.MethodGet, "http://udrouter/metrics", nil)
+	req, err := http.NewRequestWithContext(testContext(t), http.MethodGet, "http://localhost/metrics", nil)
 	must(t, err)
 	resp, err := client.Do(req)
 	if err != nil {

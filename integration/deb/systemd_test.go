@@ -188,7 +188,7 @@ func TestServiceMetrics(t *testing.T) {
 			}
 			return h.Dom0.Dial(ctx, network, address)
 		}}}
-		resp, err := client.Get("http://udrouter/metrics")
+		resp, err := client.Get("http://localhost/metrics")
 		must(t, err)
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
