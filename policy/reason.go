@@ -164,6 +164,16 @@ func (r Reason) String() string {
 	return "invalid"
 }
 
+// ParseReason is the reason of a word; false where there is none.
+func ParseReason(word string) (Reason, bool) {
+	for r := Reason(1); int(r) < Reasons; r++ {
+		if r.String() == word {
+			return r, true
+		}
+	}
+	return None, false
+}
+
 // Text is what the reason means, in one sentence without its full stop.
 func (r Reason) Text() string {
 	if r < reasonCount {

@@ -32,7 +32,7 @@ type advertiser struct {
 	wake chan struct{} // somebody has asked, or is to be told that something has changed
 
 	mu     sync.Mutex
-	ceased bool // nobody is told anything any more
+	ceased bool // nobody is told of the router any more
 }
 
 func newAdvertiser(r *Router) *advertiser {
@@ -82,7 +82,7 @@ func (a *advertiser) run(ctx context.Context, asked <-chan struct{}) error {
 			waiting = false
 			a.send(func(s *guestState) bool { return s.solicits.Swap(false) })
 		case <-all.C:
-			a.send(func(*guestState) bool { return true })
+			a.send(everyone)
 			sent++
 			all.Reset(a.r.current.Load().advertiseAfter(sent))
 		}
@@ -109,9 +109,6 @@ func (wd *world) advertiseAfter(sent int) time.Duration {
 func (a *advertiser) send(chosen func(*guestState) bool) {
 	a.mu.Lock() // so that nothing comes after the farewell
 	defer a.mu.Unlock()
-	if a.ceased {
-		return
-	}
 	wd := a.r.current.Load()
 	var out []*stack.Frame
 	for _, g := range wd.Guests {
@@ -119,12 +116,15 @@ func (a *advertiser) send(chosen func(*guestState) bool) {
 		if !chosen(s) {
 			continue
 		}
-		switch ra := wd.advertisement(g); {
-		case ra != nil:
-			s.advertised.Store(true)
+		var ra *ndp.RouterAdvertisement
+		if !a.ceased {
+			ra = wd.advertisement(g)
+		}
+		if was := s.advertised.Swap(ra != nil); was && ra == nil {
+			ra = &ndp.RouterAdvertisement{}
+		}
+		if ra != nil {
 			out = wd.appendRA(out, g, ra)
-		case s.advertised.Swap(false):
-			out = wd.appendRA(out, g, &ndp.RouterAdvertisement{})
 		}
 	}
 	if len(out) > 0 {
@@ -132,21 +132,15 @@ func (a *advertiser) send(chosen func(*guestState) bool) {
 	}
 }
 
+// everyone chooses all guests.
+func everyone(*guestState) bool { return true }
+
 // cease tells all guests that have been told of the router that it is none any more: at its end, not where another process goes on.
 func (a *advertiser) cease() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.ceased = true
-	wd := a.r.current.Load()
-	var out []*stack.Frame
-	for _, g := range wd.Guests {
-		if wd.of(g).advertised.Swap(false) {
-			out = wd.appendRA(out, g, &ndp.RouterAdvertisement{})
-		}
-	}
-	if len(out) > 0 {
-		a.r.links[stack.Guests].Write(out)
-	}
+	a.mu.Unlock()
+	a.send(everyone)
 }
 
 func (wd *world) appendRA(out []*stack.Frame, g *policy.Guest, ra *ndp.RouterAdvertisement) []*stack.Frame {
@@ -184,13 +178,9 @@ func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
 		}
 		ra.RouterLifetime = max(ra.RouterLifetime, wholeSeconds(n.RA.Lifetime))
 		ra.ManagedConfiguration = ra.ManagedConfiguration || n.DHCP != nil
-		for _, d := range n.RA.DNS {
-			if !slices.Contains(dns, d) {
-				dns = append(dns, d)
-			}
-		}
-		if p, ok := wd.autonomous(g, a, n); ok && !slices.Contains(autonomous, p) {
-			autonomous = append(autonomous, p)
+		dns = appendNew(dns, n.RA.DNS...)
+		if p, ok := wd.autonomous(g, a, n); ok {
+			autonomous = appendNew(autonomous, p)
 		}
 	}
 	if ra == nil {

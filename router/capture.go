@@ -128,12 +128,8 @@ func (r *Router) newCapture(q url.Values) (*capture, error) {
 		return nil, fmt.Errorf("there is no domu %q", c.domu)
 	}
 	if word := q.Get("reason"); word != "" {
-		for i := policy.Reason(1); int(i) < policy.Reasons && c.reason == policy.None; i++ {
-			if i.String() == word {
-				c.reason = i
-			}
-		}
-		if c.reason == policy.None {
+		var ok bool
+		if c.reason, ok = policy.ParseReason(word); !ok {
 			return nil, fmt.Errorf("there is no reason %q: README.md has all, and `udrouter drops` those that there were", word)
 		}
 	}

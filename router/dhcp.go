@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"udrouter/config"
@@ -30,14 +31,13 @@ func (w *worker) serve(p *policy.Packet, g *policy.Guest) {
 	default:
 		answer, reason = w.world.serve6(g, p.Src, body)
 	}
-	if reason != policy.None {
-		w.drop(g, reason)
-	}
 	if answer != nil && len(answer.Bytes())-policy.EthernetLen > w.world.guestMTU { // so much is quoted by no client that means well
-		answer = nil
-		w.drop(g, policy.Malformed)
+		reason = policy.Malformed
 	}
-	if answer != nil {
+	switch {
+	case reason != policy.None:
+		w.drop(g, reason)
+	case answer != nil:
 		answer.SetEthernet(g.MAC, w.world.RouterMAC, p.EtherType)
 		w.out[stack.Guests] = append(w.out[stack.Guests], answer)
 	}
@@ -82,6 +82,16 @@ func (wd *world) firstAddress(p netip.Prefix) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// appendNew appends what a list does not have yet.
+func appendNew[T comparable](list []T, more ...T) []T {
+	for _, v := range more {
+		if !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	return list
 }
 
 func netIPs(list []netip.Addr) (ips []net.IP) {

@@ -37,11 +37,7 @@ func (wd *world) lease6(g *policy.Guest) (l lease6) {
 		if l.lease == 0 || n.DHCP.Lease < l.lease {
 			l.lease = n.DHCP.Lease
 		}
-		for _, a := range n.DHCP.DNS {
-			if !slices.Contains(l.dns, a) {
-				l.dns = append(l.dns, a)
-			}
-		}
+		l.dns = appendNew(l.dns, n.DHCP.DNS...)
 	})
 	if l.addrs == nil {
 		for _, p := range l.prefixes {
@@ -70,13 +66,12 @@ func (wd *world) serve6(g *policy.Guest, to netip.Addr, body []byte) (*stack.Fra
 		answer.AddOption(dhcpv6.OptClientID(client))
 	}
 	l := wd.lease6(g)
-	rapid := false
 	switch m.MessageType { // RFC 8415 16: who must say for whom it is, and who must not
 	case dhcpv6.MessageTypeSolicit:
 		if client == nil || id != nil {
 			return nil, policy.Malformed
 		}
-		if rapid = m.GetOneOption(dhcpv6.OptionRapidCommit) != nil; rapid {
+		if m.GetOneOption(dhcpv6.OptionRapidCommit) != nil {
 			answer.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionRapidCommit})
 		} else {
 			answer.MessageType = dhcpv6.MessageTypeAdvertise

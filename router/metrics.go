@@ -73,6 +73,16 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 	return nil
 }
 
+// OwnHost tells whether a request's host is this machine by a loopback address, or as localhost.
+func OwnHost(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = strings.Trim(host, "[]")
+	}
+	a, err := netip.ParseAddr(name)
+	return name == "localhost" || err == nil && a.IsLoopback()
+}
+
 // ownHost lets in who asks by this machine's own address, so that no page in a browser on it gets an answer by a name that leads here (DNS rebinding). A browser
 // reaches no Unix socket.
 func ownHost(l net.Listener, next http.Handler) http.Handler {
@@ -80,11 +90,7 @@ func ownHost(l net.Listener, next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		name, _, err := net.SplitHostPort(req.Host)
-		if err != nil {
-			name = strings.Trim(req.Host, "[]")
-		}
-		if a, err := netip.ParseAddr(name); name != "localhost" && (err != nil || !a.IsLoopback()) {
+		if !OwnHost(req.Host) {
 			http.Error(w, "ask by a loopback address, or as localhost", http.StatusMisdirectedRequest)
 			return
 		}

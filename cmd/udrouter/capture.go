@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -87,13 +86,12 @@ func reasonWords() (words []string) {
 
 // capture writes what the router sends until ctx ends, the router does, or nobody reads any more; none of these is an error.
 func capture(ctx context.Context, out io.Writer, socket string, query url.Values) error {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://udrouter/v1/capture?"+query.Encode(), nil)
 	if err != nil {
 		return err
 	}
+	transport := over(socket)
+	transport.DisableKeepAlives = true
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return unreachable(socket, err)

@@ -123,15 +123,24 @@ func repeat(ctx context.Context, out io.Writer, every time.Duration, show func(i
 	}
 }
 
-func showFlows(ctx context.Context, out io.Writer, socket string, query url.Values, asJSON bool) error {
+// askFlows is a running router's answer to a question about flows.
+func askFlows(ctx context.Context, socket string, query url.Values) ([]byte, error) {
 	code, body, err := tell(ctx, socket, http.MethodGet, "/v1/flows?"+query.Encode(), flowsWait)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case code == http.StatusBadRequest:
-		return errors.New(strings.TrimSpace(string(body)))
+		return nil, errors.New(strings.TrimSpace(string(body)))
 	case code != http.StatusOK:
-		return fmt.Errorf("the router answered %d", code)
+		return nil, fmt.Errorf("the router answered %d", code)
+	}
+	return body, nil
+}
+
+func showFlows(ctx context.Context, out io.Writer, socket string, query url.Values, asJSON bool) error {
+	body, err := askFlows(ctx, socket, query)
+	if err != nil {
+		return err
 	}
 	return show(out, body, asJSON, printFlows)
 }

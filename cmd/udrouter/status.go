@@ -112,10 +112,15 @@ func tell(ctx context.Context, socket, method, path string, wait time.Duration) 
 	return code, body, err
 }
 
-func tellOnce(ctx context.Context, socket, method, path string) (code int, body []byte, err error) {
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// over is the way to a control socket.
+func over(socket string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
+	}}
+}
+
+func tellOnce(ctx context.Context, socket, method, path string) (code int, body []byte, err error) {
+	client := &http.Client{Transport: over(socket)}
 	defer client.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, method, "http://udrouter"+path, nil)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"time"
@@ -71,11 +70,7 @@ type controlSource struct {
 func (s controlSource) Status() (router.Status, error) { return askStatus(s.ctx, s.socket) }
 
 func (s controlSource) Flows(domu string) (l router.FlowList, err error) {
-	query := url.Values{"domu": {domu}, "limit": {fmt.Sprint(topFlows)}}
-	code, body, err := tell(s.ctx, s.socket, http.MethodGet, "/v1/flows?"+query.Encode(), flowsWait)
-	if err == nil && code != http.StatusOK {
-		err = fmt.Errorf("the router answered %d", code)
-	}
+	body, err := askFlows(s.ctx, s.socket, url.Values{"domu": {domu}, "limit": {fmt.Sprint(topFlows)}})
 	if err != nil {
 		return l, err
 	}

@@ -114,7 +114,7 @@ func (p *page) guard(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
-		if !ownHost(r.Host) {
+		if !router.OwnHost(r.Host) {
 			http.Error(w, "ask by the address that `udrouter web` has printed", http.StatusMisdirectedRequest)
 			return
 		}
@@ -128,15 +128,6 @@ func (p *page) guard(next http.Handler) http.Handler {
 
 func (p *page) is(token string) bool {
 	return subtle.ConstantTimeCompare([]byte(token), []byte(p.token)) == 1
-}
-
-func ownHost(host string) bool {
-	name, _, err := net.SplitHostPort(host)
-	if err != nil {
-		name = strings.Trim(host, "[]")
-	}
-	a, err := netip.ParseAddr(name)
-	return name == "localhost" || err == nil && a.IsLoopback()
 }
 
 // ask hands a question to the router.
