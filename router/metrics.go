@@ -23,6 +23,7 @@ import (
 const (
 	scrapeConns   = 16
 	scrapeAnswers = 2
+	scrapeEnd     = time.Second // for those who ask when the router ends
 )
 
 // listenOf is where a configuration has metrics scraped; "" for nowhere.
@@ -65,11 +66,28 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 	}))
 	server := &http.Server{Handler: ownHost(r.Metrics, mux), ErrorLog: r.complaints(),
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
+	var open sync.WaitGroup // connections
+	server.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Done()
+		}
+	}
+	// At the end the listener is closed, and who has been let in is answered: another process may go on with the socket, and no scrape is to fail for that.
+	// Shutdown would not do, after which a request that has just come is not answered any more.
+	l := netutil.LimitListener(r.Metrics, scrapeConns)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	if err := server.Serve(netutil.LimitListener(r.Metrics, scrapeConns)); !errors.Is(err, http.ErrServerClosed) {
+	err := server.Serve(l)
+	if ctx.Err() == nil {
 		return err
 	}
+	server.SetKeepAlivesEnabled(false)
+	last := time.AfterFunc(scrapeEnd, func() { server.Close() })
+	defer last.Stop()
+	open.Wait()
 	return nil
 }
 
