@@ -93,29 +93,8 @@ func TestGuestIsConfigured(t *testing.T) {
 	for _, a := range two.Domu.IPv6 { // with an address by hand
 		must(t, two.AddAddr(two.Link, a))
 	}
-	has := func(g *lab.Guest, addrs []netip.Prefix, gateways ...string) {
-		t.Helper()
-		must(t, lab.Await(testContext(t), g.Domu.Name+"'s configuration", func() (bool, error) {
-			have, err := g.AddrsOf(g.Link)
-			if err != nil {
-				return false, err
-			}
-			routes, err := g.DefaultRoutes(g.Link)
-			for _, a := range addrs {
-				if !slices.Contains(have, a) {
-					return false, err
-				}
-			}
-			for _, a := range gateways {
-				if !slices.Contains(routes, netip.MustParseAddr(a)) {
-					return false, err
-				}
-			}
-			return len(routes) == len(gateways), err
-		}))
-	}
-	has(one, []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8:3:2:1::10/128")}, "192.0.2.1", "fe80::1")
-	has(two, two.Domu.IPv6, "fe80::1")
+	awaitConfigured(t, one, []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8:3:2:1::10/128")}, "192.0.2.1", "fe80::1")
+	awaitConfigured(t, two, two.Domu.IPv6, "fe80::1")
 
 	for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
 		_, err := l.Internet.ServeTCP(443)
@@ -141,4 +120,27 @@ func TestGuestIsConfigured(t *testing.T) {
 			}
 		}
 	}
+}
+
+// awaitConfigured waits until a guest has these addresses and no default routes but by these gateways.
+func awaitConfigured(t *testing.T, g *lab.Guest, addrs []netip.Prefix, gateways ...string) {
+	t.Helper()
+	must(t, lab.Await(testContext(t), g.Domu.Name+"'s configuration", func() (bool, error) {
+		have, err := g.AddrsOf(g.Link)
+		if err != nil {
+			return false, err
+		}
+		routes, err := g.DefaultRoutes(g.Link)
+		for _, a := range addrs {
+			if !slices.Contains(have, a) {
+				return false, err
+			}
+		}
+		for _, a := range gateways {
+			if !slices.Contains(routes, netip.MustParseAddr(a)) {
+				return false, err
+			}
+		}
+		return len(routes) == len(gateways), err
+	}))
 }
