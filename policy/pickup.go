@@ -51,7 +51,7 @@ func (x *tcpSide) acked() uint32 {
 }
 
 // heard learns from the first segment of a side of a connection that was picked up what the other one was allowed to send; and from each one how far
-// that has come.
+// that has come. The first may be an old copy, whose window has been opened since.
 func (c *tcpConn) heard(x, y *tcpSide, g *segment) {
 	if x.flags&sidePicked == 0 {
 		return
@@ -60,6 +60,7 @@ func (c *tcpConn) heard(x, y *tcpSide, g *segment) {
 		y.end = g.ack
 	}
 	if x.window == 0 {
-		y.edge = y.end
+		x.window = 1
+		y.edge = y.end + windowSlack
 	}
 }

@@ -23,6 +23,13 @@ func TestPickUpTCP(t *testing.T) {
 			< A 2000000000 ack 1100 | tcp-window established
 			> A 2000000000 ack 5010 | tcp-window established
 			> A 1100 ack 2000000000 | tcp-window established`},
+		{"old copies with closed windows, which have been opened since", `
+			> A 1000 ack 5000 win 0 | new established
+			< A 5002 ack 1000 win 0 | established
+			> A 1002 ack 5002 win 0 | established
+			< A 5002 ack 1002 win 0 | established
+			< A 80000 ack 1002 win 0 | tcp-window established
+			> A 80000 ack 5002 win 0 | tcp-window established`},
 		{"close", `
 			> FA 1000 ack 5000 len 100 | new fin-wait
 			< A 5000 ack 1101 | close-wait
