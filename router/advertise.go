@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -31,12 +32,13 @@ type advertiser struct {
 	r    *Router
 	wake chan struct{} // somebody has asked, or is to be told that something has changed
 
-	mu     sync.Mutex
-	ceased bool // nobody is told of the router any more
+	mu     sync.Mutex          // taken by who is aside already
+	ceased bool                // nobody is told of the router any more
+	told   map[policy.MAC]bool // who has been told of it, by this process or the one before, and not that it is none any more
 }
 
 func newAdvertiser(r *Router) *advertiser {
-	return &advertiser{r: r, wake: make(chan struct{}, 1)}
+	return &advertiser{r: r, wake: make(chan struct{}, 1), told: map[policy.MAC]bool{}}
 }
 
 // solicited answers a router solicitation, a little later.
@@ -107,28 +109,56 @@ func (wd *world) advertiseAfter(sent int) time.Duration {
 
 // send tells those guests that are chosen. Who is told nothing any more is told that the router is no longer one (RFC 4861 6.2.5).
 func (a *advertiser) send(chosen func(*guestState) bool) {
+	wd, done := a.r.aside() // what is handed over says whom nobody else is told after that
+	defer done()
 	a.mu.Lock() // so that nothing comes after the farewell
 	defer a.mu.Unlock()
-	wd := a.r.current.Load()
 	var out []*stack.Frame
 	for _, g := range wd.Guests {
-		s := wd.of(g)
-		if !chosen(s) {
+		if !chosen(wd.of(g)) {
 			continue
 		}
 		var ra *ndp.RouterAdvertisement
 		if !a.ceased {
 			ra = wd.advertisement(g)
 		}
-		if was := s.advertised.Swap(ra != nil); was && ra == nil {
-			ra = &ndp.RouterAdvertisement{}
+		switch {
+		case ra != nil:
+			a.told[g.MAC] = true
+		case a.told[g.MAC]:
+			ra = new(ndp.RouterAdvertisement)
+			delete(a.told, g.MAC)
+		default:
+			continue
 		}
-		if ra != nil {
-			out = wd.appendRA(out, g, ra)
-		}
+		out = wd.appendRA(out, g, ra)
 	}
+	maps.DeleteFunc(a.told, func(mac policy.MAC, _ bool) bool { return wd.ByMAC(mac) == nil })
 	if len(out) > 0 {
 		a.r.links[stack.Guests].Write(out)
+	}
+}
+
+// hearers are the MACs of those who have been told of the router.
+func (a *advertiser) hearers() (list []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for mac := range a.told {
+		list = append(list, mac.String())
+	}
+	slices.Sort(list)
+	return list
+}
+
+// restore goes on with whom the router before this one has told of itself. A guest that this one's file says nothing to is told that with the first advertisements.
+func (a *advertiser) restore(hearers []string) {
+	wd := a.r.current.Load()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, text := range hearers {
+		if mac, err := policy.ParseMAC(text); err == nil && wd.ByMAC(mac) != nil {
+			a.told[mac] = true
+		}
 	}
 }
 

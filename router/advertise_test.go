@@ -1,7 +1,9 @@
 package router
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -77,7 +79,7 @@ func TestAdvertisement(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSim(t, parseConfig(t, withNetwork(c.blocks, c.ipv6)), seedKernel())
-			s.advertiser.send(func(*guestState) bool { return true })
+			s.advertiser.send(everyone)
 			got := strings.Join(s.told(t)[cases.MAC1], "; ")
 			if got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
@@ -87,7 +89,7 @@ func TestAdvertisement(t *testing.T) {
 	// A guest with 64 bits of its own.
 	src := strings.NewReplacer("2001:db8:3:2::/64", "2001:db8:3::/48", `"2001:db8:3:2:1::10"`, `"2001:db8:3:7::/64"`, "PROXY", "ra {}\ndhcp {}\n").Replace(seedFile)
 	s := newSim(t, parseConfig(t, src), seedKernel())
-	s.advertiser.send(func(*guestState) bool { return true })
+	s.advertiser.send(everyone)
 	want := map[policy.MAC][]string{cases.MAC1: {"for 30m0s managed, mtu 1500, 2001:db8:3:7::/64 onlink false auto true"}, cases.MAC2: {"for 30m0s managed, mtu 1500"}}
 	if diff := cmp.Diff(want, s.told(t)); diff != "" {
 		t.Error(diff)
@@ -210,10 +212,12 @@ func TestAdvertisedAfterReload(t *testing.T) {
 		{"a guest's address goes", with, withNetwork("ra {}\n", ""), map[policy.MAC][]string{cases.MAC1: {gone}}},
 		{"a guest gets another address, and has heard what goes for it", with, withNetwork("ra {}\n", `"2001:db8:3:2:1::12"`), map[policy.MAC][]string{}},
 		{"a guest has another vif", with, strings.Replace(with, "vif1.0", "vif7.0", 1), map[policy.MAC][]string{cases.MAC1: {is}}},
+		{"a block goes and a guest has another name", with, renamed(without), map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {gone}}},
+		{"a block goes and a guest has another MAC", with, otherMAC(without), map[policy.MAC][]string{cases.MAC2: {gone}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSim(t, parseConfig(t, c.from), seedKernel())
-			s.advertiser.send(func(*guestState) bool { return true })
+			s.advertiser.send(everyone)
 			s.told(t)
 			if err := s.reload(c.to); err != nil {
 				t.Fatal(err)
@@ -226,11 +230,101 @@ func TestAdvertisedAfterReload(t *testing.T) {
 	}
 }
 
+func renamed(src string) string { return strings.Replace(src, `domu "one"`, `domu "uno"`, 1) }
+
+func otherMAC(src string) string {
+	return strings.Replace(src, cases.MAC1.String(), "00:16:3e:00:00:09", 1)
+}
+
+// Also when dom0's kernel does not follow yet.
+func TestAdvertisedAfterReloadByHalf(t *testing.T) {
+	const one6 = `"2001:db8:3:2:1::10"`
+	s := newSim(t, parseConfig(t, withNetwork("ra {}\n", one6)), seedKernel())
+	s.advertiser.send(everyone)
+	s.told(t)
+	s.Around = &around{next: parseConfig(t, withNetwork("", one6)), late: errors.New("no")}
+	if err := s.Reload(); err == nil {
+		t.Fatal("no error")
+	}
+	s.advertiser.send(func(g *guestState) bool { return g.solicits.Swap(false) })
+	if diff := cmp.Diff(map[policy.MAC][]string{cases.MAC1: {"for 0s"}, cases.MAC2: {"for 0s"}}, s.told(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The process that takes over goes on with who has been told of the router, by their MACs, and tells those that they have none any more to whom its own file
+// says nothing. Of a process that says nothing about it nobody knows, so nobody is told.
+func TestAdvertisedAfterHandOver(t *testing.T) {
+	const one6 = `"2001:db8:3:2:1::10"`
+	with, without := withNetwork("ra {}\n", one6), withNetwork("", one6)
+	gone, is := "for 0s", "for 30m0s, mtu 1500"
+	nobody := map[policy.MAC][]string{}
+	for _, c := range []struct {
+		name, from, to string
+		silent, older  bool // the process before has told nobody yet, or its snapshots do not say whom
+		want           map[policy.MAC][]string
+	}{
+		{"nothing has changed", with, with, false, false, map[policy.MAC][]string{cases.MAC1: {is}, cases.MAC2: {is}}},
+		{"a block goes", with, without, false, false, map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {gone}}},
+		{"a block goes of which nobody had heard", with, without, true, false, nobody},
+		{"there was none", without, without, false, false, nobody},
+		{"a guest's address goes", with, withNetwork("ra {}\n", ""), false, false, map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {is}}},
+		{"a block goes and a guest has another name", with, renamed(without), false, false, map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {gone}}},
+		{"a block goes and a guest has another MAC", with, otherMAC(without), false, false, map[policy.MAC][]string{cases.MAC2: {gone}}},
+		{"a block goes after an older version", with, without, false, true, nobody},
+		{"a block stays after an older version", with, with, false, true, map[policy.MAC][]string{cases.MAC1: {is}, cases.MAC2: {is}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSim(t, parseConfig(t, c.from), seedKernel())
+			s.advertiser.send(func(*guestState) bool {
+				if s.besides.TryLock() {
+					s.besides.Unlock()
+					t.Error("somebody may be told while the snapshot is made")
+				}
+				return !c.silent
+			})
+			var b bytes.Buffer
+			if err := s.save(&b, nil); err != nil {
+				t.Fatal(err)
+			}
+			snapshot := b.Bytes()
+			if c.older {
+				snapshot = withoutField(t, snapshot, "advertised")
+			}
+			next := newSim(t, parseConfig(t, c.to), seedKernel())
+			if err := next.Restore(bytes.NewReader(snapshot), int64(len(snapshot))); err != nil {
+				t.Fatal(err)
+			}
+			next.advertiser.send(everyone)
+			if diff := cmp.Diff(c.want, next.told(t)); diff != "" {
+				t.Error(diff)
+			}
+			next.advertiser.send(everyone)
+			for mac, list := range next.told(t) {
+				if list[0] == gone {
+					t.Errorf("%v is told twice", mac)
+				}
+			}
+		})
+	}
+}
+
+// withoutField is a snapshot of a program that does not know a field.
+func withoutField(t *testing.T, snapshot []byte, field string) []byte {
+	t.Helper()
+	known, unknown := []byte(`"`+field+`":`), []byte(`"`+strings.Repeat("x", len(field))+`":`)
+	if bytes.Count(snapshot, known) != 1 {
+		t.Fatalf("the snapshot has no %s", field)
+	}
+	b := bytes.Replace(snapshot, known, unknown, 1)
+	return summed(b[:len(b)-4])
+}
+
 // At its end the router tells guests that it is none any more, unless another process goes on.
 func TestAdvertisedAtTheEnd(t *testing.T) {
 	for _, handed := range []bool{false, true} {
 		s := newSim(t, parseConfig(t, withNetwork("ra {}\n", `"2001:db8:3:2:1::10"`)), seedKernel())
-		s.advertiser.send(func(*guestState) bool { return true })
+		s.advertiser.send(everyone)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
@@ -239,7 +333,7 @@ func TestAdvertisedAtTheEnd(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		s.advertiser.send(func(*guestState) bool { return true }) // as it may be under way
+		s.advertiser.send(everyone) // as it may be under way
 		final := 0
 		list := s.told(t)[cases.MAC1]
 		for _, text := range list {

@@ -23,8 +23,7 @@ type guestState struct {
 	limitSet
 	guestPresence
 	share
-	solicits   atomic.Bool // it has asked for a router advertisement
-	advertised atomic.Bool // and has been told of the router
+	solicits atomic.Bool // it has asked for a router advertisement
 }
 
 func newGuestState() *guestState { return &guestState{limitSet: newLimitSet()} }

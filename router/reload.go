@@ -120,10 +120,11 @@ func (r *Router) goOn(cfg *config.Config) error {
 	if err := r.takeOver(was, next); err != nil {
 		return err
 	}
-	if err := r.Around.Follow(cfg); err != nil {
+	err = r.Around.Follow(cfg)
+	r.tell(was)
+	if err != nil {
 		return fmt.Errorf("the new configuration is in force in the router, but dom0's kernel does not follow it yet (which goes on being tried): %w", err)
 	}
-	r.tell(was)
 	if r.Hotplug != nil {
 		r.Hotplug.Tell(old.config.Attached, cfg.Attached)
 	}

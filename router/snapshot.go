@@ -46,6 +46,7 @@ type snapshotMeta struct {
 	Links      []snapshotLink    `json:"links"`
 	Guests     []snapshotGuest   `json:"guests"`
 	Neighbours []snapshotHop     `json:"neighbours"`
+	Advertised []string          `json:"advertised"` // MACs of guests that have been told of the router; null where nobody has, or an older program does not say
 }
 
 type snapshotLink struct {
@@ -128,6 +129,7 @@ func (r *Router) save(out io.Writer, rounds flowRounds) error {
 			m.Neighbours = append(m.Neighbours, snapshotHop{n.addr, mac.String()})
 		}
 	}
+	m.Advertised = r.advertiser.hearers()
 	return m.write(out, now, func(f func(*policy.Flow)) {
 		if len(rounds) > 0 {
 			for r.list(rounds, f, nil) > 0 { // the sweep may move flows meanwhile to where they were passed over
@@ -247,6 +249,7 @@ func (r *Router) Restore(f io.ReaderAt, size int64) error {
 		}
 	}
 	r.neighbours.restore(m.Neighbours)
+	r.advertiser.restore(m.Advertised)
 	taken, refused := r.adopt(m, flows)
 	r.log.Info("flows of the router before this one were taken over", "flows", taken, "refused", refused)
 	return nil

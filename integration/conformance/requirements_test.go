@@ -122,7 +122,7 @@ var requirements = []requirement{
 	{4861, "6.1.2", must, "Router advertisements: a link-local source, hop limit 255, checksum, code 0, 16 bytes", "38:^RA; 39:^RA; 51:from a global|from nowhere", "", ""},
 	{4861, "6.2.2", must, "A router advertises itself where it is configured to do so, and nowhere else", "54:^RS$|^RS from nowhere$|to the router", "router.TestAdvertisement integration.TestGuestIsConfigured", ""},
 	{4861, "6.2.4", must, "Unsolicited advertisements come after random times between MinRtrAdvInterval and MaxRtrAdvInterval, the first three after 16 seconds at most", "", "router.TestAdvertisedTimes", ""},
-	{4861, "6.2.5", should, "Hosts are told by a lifetime of 0 when the router ceases to be one", "", "router.TestAdvertisedAtTheEnd router.TestAdvertisedAfterReload", ""},
+	{4861, "6.2.5", should, "Hosts are told by a lifetime of 0 when the router ceases to be one", "", "router.TestAdvertisedAtTheEnd router.TestAdvertisedAfterReload router.TestAdvertisedAfterHandOver", ""},
 	{4861, "6.2.6", must, "A router solicitation is answered after half a second at most, and not more often than hosts have reason to ask", "", "router.TestSolicited", ""},
 	{4861, "6.2.7", should, "What other routers of the link advertise is looked at", "51:of the provider", "", "the routes are the kernel's, which does"},
 	{4861, "7.1.1", must, "Solicitations: hop limit 255, checksum, code 0, 24 bytes, no group as target; from :: to a solicited-node group and without a source option", "38:^NS; 39:^NS|DAD; 14:ND with", "", ""},
