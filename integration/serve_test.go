@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -143,4 +144,28 @@ func awaitConfigured(t *testing.T, g *lab.Guest, addrs []netip.Prefix, gateways 
 		}
 		return len(routes) == len(gateways), err
 	}))
+}
+
+// A process takes over whose file has no ra block any more: guests have no default router then, without waiting for the lifetime's end.
+func TestGuestIsToldByTheNextProcess(t *testing.T) {
+	l := buildLab(t, serving, lab.Options{})
+	g := l.Guest("two")
+	must(t, g.Strip(g.Link))
+	p := startRouter(t, l)
+	routers := func(want ...netip.Addr) {
+		t.Helper()
+		must(t, lab.Await(testContext(t), fmt.Sprintf("default routers %v", want), func() (bool, error) {
+			have, err := g.DefaultRoutes(g.Link)
+			return slices.Equal(have, want), err
+		}))
+	}
+	routers(netip.MustParseAddr("fe80::1"))
+	src := readFile(t, filepath.Join(l.Dir(), "router.hcl"))
+	const block = "  ra {\n    dns = [\"2001:db8:ffff::7\"]\n  }\n"
+	if !strings.Contains(src, block) {
+		t.Fatalf("the file has no ra block:\n%s", src)
+	}
+	takeOver(t, l, p, "-c", writeFile(t, l.Dir(), "next.hcl", []byte(strings.Replace(src, block, "", 1)), 0o644))
+	<-p.Exited()
+	routers()
 }
