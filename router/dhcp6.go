@@ -77,7 +77,7 @@ func (wd *world) serve6(g *policy.Guest, to netip.Addr, body []byte) (*stack.Fra
 			answer.MessageType = dhcpv6.MessageTypeAdvertise
 			answer.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionPreference, OptionData: []byte{255}}) // there is no other to wait for
 		}
-		l.bind(m, answer)
+		wd.bind(l, m, answer)
 	case dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew, dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline:
 		switch {
 		case client == nil || id == nil:
@@ -86,17 +86,18 @@ func (wd *world) serve6(g *policy.Guest, to netip.Addr, body []byte) (*stack.Fra
 			return nil, policy.None
 		}
 		if m.MessageType == dhcpv6.MessageTypeRequest || m.MessageType == dhcpv6.MessageTypeRenew {
-			l.bind(m, answer)
+			wd.bind(l, m, answer)
 		} else {
 			status(answer, iana.StatusSuccess)
+			l.release(m, answer)
 		}
 	case dhcpv6.MessageTypeRebind:
 		if client == nil || id != nil {
 			return nil, policy.Malformed
 		}
-		l.bind(m, answer)
+		wd.bind(l, m, answer)
 	case dhcpv6.MessageTypeConfirm:
-		list := named(m)
+		list := confirmed(m)
 		switch {
 		case client == nil || id != nil:
 			return nil, policy.Malformed
@@ -109,7 +110,7 @@ func (wd *world) serve6(g *policy.Guest, to netip.Addr, body []byte) (*stack.Fra
 		}
 	case dhcpv6.MessageTypeInformationRequest:
 		switch {
-		case m.Options.IANA() != nil || m.Options.IAPD() != nil:
+		case m.Options.IANA() != nil || m.Options.IATA() != nil || m.Options.IAPD() != nil:
 			return nil, policy.Malformed
 		case id != nil && !forUs:
 			return nil, policy.None
@@ -123,64 +124,131 @@ func (wd *world) serve6(g *policy.Guest, to netip.Addr, body []byte) (*stack.Fra
 	return stack.BuildUDP(netip.AddrPortFrom(linkLocal1, 547), netip.AddrPortFrom(to, 546), answer.ToBytes()), policy.None
 }
 
-// named are the addresses that a message names.
-func named(m *dhcpv6.Message) (list []netip.Addr) {
+// confirmed are the addresses that a message names.
+func confirmed(m *dhcpv6.Message) (list []netip.Addr) {
 	for _, ia := range m.Options.IANA() {
-		for _, o := range ia.Options.Addresses() {
-			if a, ok := netip.AddrFromSlice(o.IPv6Addr); ok {
-				list = append(list, a)
-			}
+		list = append(list, addresses(ia.Options)...)
+	}
+	for _, ia := range m.Options.IATA() {
+		list = append(list, addresses(ia.Options)...)
+	}
+	return list
+}
+
+// addresses are those that an association names.
+func addresses(ia dhcpv6.IdentityOptions) (list []netip.Addr) {
+	for _, o := range ia.Addresses() {
+		if a, ok := netip.AddrFromSlice(o.IPv6Addr); ok {
+			list = append(list, a)
 		}
 	}
 	return list
 }
 
-// bind answers each association of a message. The first of a kind gets all that there is, what it names besides is over (RFC 8415 18.3.4), and others get nothing:
-// an address is in one association only.
-func (l lease6) bind(m, answer *dhcpv6.Message) {
-	t1, t2 := wholeSeconds(l.lease/2), wholeSeconds(l.lease/5*4)
-	for i, ia := range m.Options.IANA() {
-		out := &dhcpv6.OptIANA{IaId: ia.IaId}
-		if i > 0 || len(l.addrs) == 0 {
-			out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: iana.StatusNoAddrsAvail})
-			answer.AddOption(out)
-			continue
-		}
-		out.T1, out.T2 = t1, t2
-		for _, a := range l.addrs {
-			out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: a.AsSlice(), PreferredLifetime: l.lease, ValidLifetime: l.lease})
-		}
-		for _, o := range ia.Options.Addresses() {
-			if a, ok := netip.AddrFromSlice(o.IPv6Addr); ok && !slices.Contains(l.addrs, a) && m.MessageType != dhcpv6.MessageTypeSolicit {
-				out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: o.IPv6Addr})
-			}
-		}
-		answer.AddOption(out)
+// bind answers each association of a message. One of a kind gets all that there is, the first that names something of it or else the first: an address is in one
+// association only. What that one names besides is over (RFC 8415 18.3.4). The others get nothing, as there are no temporary addresses (21.5): a client that asks is
+// told that there is none, and one that wants to keep what it has that there is no such binding (18.3.4, 18.3.5).
+func (wd *world) bind(l lease6, m, answer *dhcpv6.Message) {
+	noAddress, noPrefix := iana.StatusNoAddrsAvail, iana.StatusNoPrefixAvail
+	if m.MessageType == dhcpv6.MessageTypeRenew || m.MessageType == dhcpv6.MessageTypeRebind {
+		noAddress, noPrefix = iana.StatusNoBinding, iana.StatusNoBinding
 	}
-	for i, ia := range m.Options.IAPD() {
-		out := &dhcpv6.OptIAPD{IaId: ia.IaId}
-		if i > 0 || len(l.prefixes) == 0 {
-			out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: iana.StatusNoPrefixAvail})
-			answer.AddOption(out)
+	list := m.Options.IANA()
+	mine := max(slices.IndexFunc(list, l.holds), 0)
+	for i, ia := range list {
+		switch {
+		case m.MessageType == dhcpv6.MessageTypeRequest && slices.ContainsFunc(addresses(ia.Options), func(a netip.Addr) bool { return wd.Network(a) == nil }):
+			answer.AddOption(refusedNA(ia.IaId, iana.StatusNotOnLink)) // 18.3.2
+		case i != mine || len(l.addrs) == 0:
+			answer.AddOption(refusedNA(ia.IaId, noAddress))
+		default:
+			answer.AddOption(l.bindNA(ia, m.MessageType))
+		}
+	}
+	prefixes := m.Options.IAPD()
+	mine = max(slices.IndexFunc(prefixes, l.delegates), 0)
+	for i, ia := range prefixes {
+		if i != mine || len(l.prefixes) == 0 {
+			answer.AddOption(refusedPD(ia.IaId, noPrefix))
 			continue
 		}
-		out.T1, out.T2 = t1, t2
-		for _, p := range l.prefixes {
-			out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 128)}, PreferredLifetime: l.lease, ValidLifetime: l.lease})
-		}
-		for _, o := range ia.Options.Prefixes() {
-			if !l.delegates(o.Prefix) && m.MessageType != dhcpv6.MessageTypeSolicit {
-				out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: o.Prefix})
-			}
-		}
-		answer.AddOption(out)
+		answer.AddOption(l.bindPD(ia, m.MessageType))
+	}
+	for _, ia := range m.Options.IATA() {
+		answer.AddOption(refusedTA(ia.IaId, noAddress))
 	}
 }
 
-// delegates tells whether a prefix, which a message may leave out, is one that the guest is given; nil is none that could be over.
-func (l lease6) delegates(p *net.IPNet) bool {
+// bindNA is an association with all addresses.
+func (l lease6) bindNA(ia *dhcpv6.OptIANA, t dhcpv6.MessageType) *dhcpv6.OptIANA {
+	out := &dhcpv6.OptIANA{IaId: ia.IaId}
+	out.T1, out.T2 = l.renewal()
+	for _, a := range l.addrs {
+		out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: a.AsSlice(), PreferredLifetime: l.lease, ValidLifetime: l.lease})
+	}
+	for _, a := range addresses(ia.Options) {
+		if t != dhcpv6.MessageTypeSolicit && !slices.Contains(l.addrs, a) {
+			out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: a.AsSlice()})
+		}
+	}
+	return out
+}
+
+// bindPD is an association with all prefixes.
+func (l lease6) bindPD(ia *dhcpv6.OptIAPD, t dhcpv6.MessageType) *dhcpv6.OptIAPD {
+	out := &dhcpv6.OptIAPD{IaId: ia.IaId}
+	out.T1, out.T2 = l.renewal()
+	for _, p := range l.prefixes {
+		out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 128)}, PreferredLifetime: l.lease, ValidLifetime: l.lease})
+	}
+	for _, o := range ia.Options.Prefixes() {
+		if t != dhcpv6.MessageTypeSolicit && o.Prefix != nil && !l.has(o.Prefix) {
+			out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: o.Prefix})
+		}
+	}
+	return out
+}
+
+// release answers for the associations of a message that are not the guest's (RFC 8415 18.3.7 and 18.3.8). What it gives back of its own is still its own.
+func (l lease6) release(m, answer *dhcpv6.Message) {
+	list := m.Options.IANA()
+	mine := slices.IndexFunc(list, l.holds)
+	for i, ia := range list {
+		if i != mine {
+			answer.AddOption(refusedNA(ia.IaId, iana.StatusNoBinding))
+		}
+	}
+	prefixes := m.Options.IAPD()
+	mine = slices.IndexFunc(prefixes, l.delegates)
+	for i, ia := range prefixes {
+		if i != mine {
+			answer.AddOption(refusedPD(ia.IaId, iana.StatusNoBinding))
+		}
+	}
+	for _, ia := range m.Options.IATA() {
+		answer.AddOption(refusedTA(ia.IaId, iana.StatusNoBinding))
+	}
+}
+
+// renewal is when a client asks this server again, and when any (RFC 8415 21.4).
+func (l lease6) renewal() (t1, t2 time.Duration) {
+	return wholeSeconds(l.lease / 2), wholeSeconds(l.lease / 5 * 4)
+}
+
+// holds tells whether an association names an address that the guest is given.
+func (l lease6) holds(ia *dhcpv6.OptIANA) bool {
+	return slices.ContainsFunc(addresses(ia.Options), func(a netip.Addr) bool { return slices.Contains(l.addrs, a) })
+}
+
+// delegates tells whether an association names a prefix that the guest is given.
+func (l lease6) delegates(ia *dhcpv6.OptIAPD) bool {
+	return slices.ContainsFunc(ia.Options.Prefixes(), func(o *dhcpv6.OptIAPrefix) bool { return l.has(o.Prefix) })
+}
+
+// has tells whether a prefix, which a message may leave out, is one that the guest is given.
+func (l lease6) has(p *net.IPNet) bool {
 	if p == nil {
-		return true
+		return false
 	}
 	a, ok := netip.AddrFromSlice(p.IP)
 	bits, _ := p.Mask.Size()
@@ -189,4 +257,20 @@ func (l lease6) delegates(p *net.IPNet) bool {
 
 func status(m *dhcpv6.Message, code iana.StatusCode) {
 	m.AddOption(&dhcpv6.OptStatusCode{StatusCode: code})
+}
+
+func refusedNA(id [4]byte, code iana.StatusCode) *dhcpv6.OptIANA {
+	out := &dhcpv6.OptIANA{IaId: id}
+	out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: code})
+	return out
+}
+
+func refusedTA(id [4]byte, code iana.StatusCode) *dhcpv6.OptIATA {
+	return &dhcpv6.OptIATA{IaId: id, Options: refusedNA(id, code).Options}
+}
+
+func refusedPD(id [4]byte, code iana.StatusCode) *dhcpv6.OptIAPD {
+	out := &dhcpv6.OptIAPD{IaId: id}
+	out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: code})
+	return out
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -112,6 +113,14 @@ func TestDHCPOfTakenAddresses(t *testing.T) {
 	s.say6(policy.EUI64(cases.MAC1), agents, client6(1, &dhcpv6.OptIANA{IaId: [4]byte{1}}).ToBytes())
 	if m := s.answer6(t); m == nil || outline(m) != "ADVERTISE preferred, 1: NoAddrsAvail" {
 		t.Errorf("%v", m)
+	}
+	old := &dhcpv6.OptIANA{IaId: [4]byte{1}}
+	old.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: cases.One6.AsSlice(), ValidLifetime: time.Hour})
+	for kind, want := range map[dhcpv6.MessageType]string{dhcpv6.MessageTypeRebind: "REPLY, 1: NoBinding", dhcpv6.MessageTypeConfirm: "REPLY NotOnLink"} {
+		s.say6(policy.EUI64(cases.MAC1), agents, client6(kind, old).ToBytes())
+		if m := s.answer6(t); m == nil || outline(m) != want {
+			t.Errorf("%v, want %s", m, want)
+		}
 	}
 }
 

@@ -212,6 +212,9 @@ func TestDHCPv6(t *testing.T) {
 	}
 	rapid := &dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionRapidCommit}
 	pd := &dhcpv6.OptIAPD{IaId: [4]byte{9}}
+	ta := func(addrs ...netip.Addr) dhcpv6.Option {
+		return &dhcpv6.OptIATA{IaId: [4]byte{7}, Options: na(7, addrs...).(*dhcpv6.OptIANA).Options}
+	}
 	const leased = "1: 2001:db8:3:2:1::10 for 10m0s"
 	const yes = "REPLY"
 	for _, c := range []struct {
@@ -224,23 +227,40 @@ func TestDHCPv6(t *testing.T) {
 		{"SOLICIT and at once", client6(1, na(1), rapid), yes + " rapid, " + leased, 0},
 		{"SOLICIT for two interfaces", client6(1, na(1), na(2)), "ADVERTISE preferred, " + leased + ", 2: NoAddrsAvail", 0},
 		{"SOLICIT for a prefix, of a guest without one", client6(1, na(1), pd), "ADVERTISE preferred, " + leased + ", prefixes 9: NoPrefixAvail", 0},
+		{"SOLICIT for a temporary address", client6(1, na(1), ta()), "ADVERTISE preferred, " + leased + ", temporary 7: NoAddrsAvail", 0},
 		{"SOLICIT of nobody", &dhcpv6.Message{MessageType: 1}, "", policy.Malformed},
 		{"SOLICIT to one server", client6(1, na(1), ours), "", policy.Malformed},
 		{"REQUEST", client6(3, na(1), ours), yes + ", " + leased, 0},
+		{"REQUEST of another link's", client6(3, na(1, cases.One6, cases.X6), ours), yes + ", 1: NotOnLink", 0},
+		{"REQUEST for a temporary address", client6(3, ta(), ours), yes + ", temporary 7: NoAddrsAvail", 0},
 		{"REQUEST to another", client6(3, na(1), other), "", 0},
 		{"REQUEST to nobody", client6(3, na(1)), "", policy.Malformed},
 		{"CONFIRM", client6(4, na(1, cases.One6)), yes + " Success", 0},
 		{"CONFIRM of another's", client6(4, na(1, cases.One6, cases.Two6)), yes + " NotOnLink", 0},
 		{"CONFIRM of nothing", client6(4, na(1)), "", 0},
+		{"CONFIRM of a temporary address", client6(4, ta(cases.Two6)), yes + " NotOnLink", 0},
 		{"RENEW", client6(5, na(1, cases.One6), ours), yes + ", " + leased, 0},
 		{"RENEW of another's", client6(5, na(1, cases.Two6), ours), yes + ", " + leased + " 2001:db8:3:2:1::11 for 0s", 0},
+		{"RENEW of what another association has", client6(5, na(2), na(1, cases.One6), ours), yes + ", 2: NoBinding, " + leased, 0},
+		{"RENEW of a prefix, of a guest without one", client6(5, na(1, cases.One6), pd, ours), yes + ", " + leased + ", prefixes 9: NoBinding", 0},
+		{"RENEW of a temporary address", client6(5, ta(cases.One6), ours), yes + ", temporary 7: NoBinding", 0},
 		{"REBIND", client6(6, na(1, cases.One6)), yes + ", " + leased, 0},
 		{"REBIND to one server", client6(6, na(1, cases.One6), ours), "", policy.Malformed},
+		{"REBIND of two", client6(6, na(1, cases.One6), na(2, cases.One6)), yes + ", " + leased + ", 2: NoBinding", 0},
+		{"REBIND of a prefix, of a guest without one", client6(6, pd), yes + ", prefixes 9: NoBinding", 0},
+		{"REBIND of a temporary address", client6(6, ta()), yes + ", temporary 7: NoBinding", 0},
 		{"RELEASE", client6(8, na(1, cases.One6), ours), yes + " Success", 0},
+		{"RELEASE of another's", client6(8, na(1, cases.Two6), ours), yes + " Success, 1: NoBinding", 0},
+		{"RELEASE of nothing", client6(8, na(1), ours), yes + " Success, 1: NoBinding", 0},
+		{"RELEASE of all", client6(8, na(2, cases.Two6), na(1, cases.Two6, cases.One6), ta(cases.One6), pd, ours),
+			yes + " Success, 2: NoBinding, prefixes 9: NoBinding, temporary 7: NoBinding", 0},
 		{"DECLINE", client6(9, na(1, cases.One6), ours), yes + " Success", 0},
+		{"DECLINE of another's", client6(9, na(1, cases.Two6), ours), yes + " Success, 1: NoBinding", 0},
+		{"DECLINE twice", client6(9, na(1, cases.One6), na(2, cases.One6), ours), yes + " Success, 2: NoBinding", 0},
 		{"INFORMATION-REQUEST", client6(11), yes, 0},
 		{"INFORMATION-REQUEST to another", client6(11, other), "", 0},
 		{"INFORMATION-REQUEST with an association", client6(11, na(1)), "", policy.Malformed},
+		{"INFORMATION-REQUEST with a temporary association", client6(11, ta()), "", policy.Malformed},
 		{"a server's REPLY", client6(7, na(1), ours), "", policy.DHCPGuard},
 		{"RELAY-FORW", client6(12), "", policy.DHCPGuard},
 		{"a message of no known type", client6(200), "", policy.DHCPGuard},
@@ -302,6 +322,15 @@ func outline(m *dhcpv6.Message) string {
 		}
 		for _, p := range ia.Options.Prefixes() {
 			text += " " + p.Prefix.String() + " for " + p.ValidLifetime.String()
+		}
+	}
+	for _, ia := range m.Options.IATA() {
+		text += ", temporary " + string('0'+ia.IaId[0]) + ":"
+		if st := ia.Options.Status(); st != nil {
+			text += " " + st.StatusCode.String()
+		}
+		for _, a := range ia.Options.Addresses() {
+			text += " " + a.IPv6Addr.String() + " for " + a.ValidLifetime.String()
 		}
 	}
 	return text
