@@ -64,7 +64,7 @@ func TestStockClients(t *testing.T) {
 					t.Log(said.String())
 				}
 			})
-			awaitConfigured(t, one, c.addrs, c.routes...)
+			configured(t, one, c.addrs, c.routes...)
 			for _, a := range c.reach {
 				must(t, one.Transfer(testContext(t), a, 100000))
 			}

@@ -67,19 +67,12 @@ DHCP=yes
 IPv6AcceptRA=yes
 `
 
-// A guest that knows nothing but DHCP and router advertisements gets what it is bound to and reaches the internet, and is reached as its policy says, in both
-// families. Its client is systemd-networkd; its neighbour's, for the router alone, is the kernel.
-func TestGuestIsConfigured(t *testing.T) {
-	l := buildLab(t, serving, lab.Options{})
-	one, two := l.Guest("one"), l.Guest("two")
-	for _, g := range []*lab.Guest{one, two} {
-		must(t, g.Strip(g.Link))
-	}
-	startRouter(t, l)
-
+// runNetworkd runs it in a guest until the test ends.
+func runNetworkd(t *testing.T, g *lab.Guest) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := one.Command(ctx, "sh", "-c", networkd)
-	cmd.Stdin = strings.NewReader(fmt.Sprintf(stock, one.Link))
+	cmd := g.Command(ctx, "sh", "-c", networkd)
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(stock, g.Link))
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Env = append(os.Environ(), "SYSTEMD_LOG_LEVEL=debug", "SYSTEMD_LOG_TARGET=console")
@@ -91,11 +84,47 @@ func TestGuestIsConfigured(t *testing.T) {
 			t.Log(said.String())
 		}
 	})
+}
+
+// configured waits until a guest has these addresses, and these default routes and no others.
+func configured(t *testing.T, g *lab.Guest, addrs []netip.Prefix, gateways ...string) {
+	t.Helper()
+	must(t, lab.Await(testContext(t), g.Domu.Name+"'s configuration", func() (bool, error) {
+		have, err := g.AddrsOf(g.Link)
+		if err != nil {
+			return false, err
+		}
+		routes, err := g.DefaultRoutes(g.Link)
+		for _, a := range addrs {
+			if !slices.Contains(have, a) {
+				return false, err
+			}
+		}
+		for _, a := range gateways {
+			if !slices.Contains(routes, netip.MustParseAddr(a)) {
+				return false, err
+			}
+		}
+		return len(routes) == len(gateways), err
+	}))
+}
+
+// A guest that knows nothing but DHCP and router advertisements gets what it is bound to and reaches the internet, and is reached as its policy says, in both
+// families. Its client is systemd-networkd; its neighbour's, for the router alone, is the kernel.
+func TestGuestIsConfigured(t *testing.T) {
+	l := buildLab(t, serving, lab.Options{})
+	one, two := l.Guest("one"), l.Guest("two")
+	for _, g := range []*lab.Guest{one, two} {
+		must(t, g.Strip(g.Link))
+	}
+	startRouter(t, l)
+
+	runNetworkd(t, one)
 	for _, a := range two.Domu.IPv6 { // with an address by hand
 		must(t, two.AddAddr(two.Link, a))
 	}
-	awaitConfigured(t, one, []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8:3:2:1::10/128")}, "192.0.2.1", "fe80::1")
-	awaitConfigured(t, two, two.Domu.IPv6, "fe80::1")
+	configured(t, one, []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8:3:2:1::10/128")}, "192.0.2.1", "fe80::1")
+	configured(t, two, two.Domu.IPv6, "fe80::1")
 
 	for _, a := range []netip.Addr{l.Internet.Addr4(), l.Internet.Addr6()} {
 		_, err := l.Internet.ServeTCP(443)
@@ -123,27 +152,18 @@ func TestGuestIsConfigured(t *testing.T) {
 	}
 }
 
-// awaitConfigured waits until a guest has these addresses and no default routes but by these gateways.
-func awaitConfigured(t *testing.T, g *lab.Guest, addrs []netip.Prefix, gateways ...string) {
-	t.Helper()
-	must(t, lab.Await(testContext(t), g.Domu.Name+"'s configuration", func() (bool, error) {
-		have, err := g.AddrsOf(g.Link)
-		if err != nil {
-			return false, err
-		}
-		routes, err := g.DefaultRoutes(g.Link)
-		for _, a := range addrs {
-			if !slices.Contains(have, a) {
-				return false, err
-			}
-		}
-		for _, a := range gateways {
-			if !slices.Contains(routes, netip.MustParseAddr(a)) {
-				return false, err
-			}
-		}
-		return len(routes) == len(gateways), err
-	}))
+// A guest that has a prefix to route and no address besides gets one out of it, from which it reaches the internet. Its client, which asks for the prefix as well, would
+// give itself none.
+func TestGuestWithAPrefixIsConfigured(t *testing.T) {
+	l := buildLab(t, strings.Replace(serving, `"2001:db8:3:2:1::10"`, `"2001:db8:3:2:5::/80"`, 1), lab.Options{})
+	g := l.Guest("one")
+	must(t, g.Strip(g.Link))
+	startRouter(t, l)
+	runNetworkd(t, g)
+	configured(t, g, []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8:3:2:5::1/128")}, "192.0.2.1", "fe80::1")
+	_, err := l.Internet.ServeTCP(443)
+	must(t, err)
+	must(t, g.Transfer(testContext(t), netip.AddrPortFrom(l.Internet.Addr6(), 443), 100000))
 }
 
 // A process takes over whose file has no ra block any more: guests have no default router then, without waiting for the lifetime's end.

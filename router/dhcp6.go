@@ -18,10 +18,11 @@ import (
 const maxLeased = 16
 
 // lease6 is what a guest is given: its addresses, and the prefixes that are whole its own to route (RFC 8415 6.3), the first maxLeased of each. Who has prefixes alone
-// gets an address out of each.
+// gets an address out of each: they are routed to its MAC and not to an address of its, so without one it would have none to send from.
 type lease6 struct {
 	addrs    []netip.Addr
 	prefixes []netip.Prefix
+	excluded map[netip.Prefix]netip.Addr // the addresses that are out of prefixes
 	dns      []netip.Addr
 	lease    time.Duration // the shortest of its networks'
 }
@@ -40,9 +41,11 @@ func (wd *world) lease6(g *policy.Guest) (l lease6) {
 		l.dns = appendNew(l.dns, n.DHCP.DNS...)
 	})
 	if l.addrs == nil {
+		l.excluded = map[netip.Prefix]netip.Addr{}
 		for _, p := range l.prefixes {
 			if a, ok := wd.firstAddress(p); ok {
 				l.addrs = append(l.addrs, a)
+				l.excluded[p] = a
 			}
 		}
 	}
@@ -172,7 +175,7 @@ func (wd *world) bind(l lease6, m, answer *dhcpv6.Message) {
 			answer.AddOption(refusedPD(ia.IaId, noPrefix))
 			continue
 		}
-		answer.AddOption(l.bindPD(ia, m.MessageType))
+		answer.AddOption(l.bindPD(ia, m))
 	}
 	for _, ia := range m.Options.IATA() {
 		answer.AddOption(refusedTA(ia.IaId, noAddress))
@@ -194,19 +197,37 @@ func (l lease6) bindNA(ia *dhcpv6.OptIANA, t dhcpv6.MessageType) *dhcpv6.OptIANA
 	return out
 }
 
-// bindPD is an association with all prefixes.
-func (l lease6) bindPD(ia *dhcpv6.OptIAPD, t dhcpv6.MessageType) *dhcpv6.OptIAPD {
+// bindPD is an association with all prefixes. A client that asks which of their addresses it has by itself is told (RFC 6603 4.2).
+func (l lease6) bindPD(ia *dhcpv6.OptIAPD, m *dhcpv6.Message) *dhcpv6.OptIAPD {
 	out := &dhcpv6.OptIAPD{IaId: ia.IaId}
 	out.T1, out.T2 = l.renewal()
+	excludes := m.Options.RequestedOptions().Contains(dhcpv6.OptionPDExclude)
 	for _, p := range l.prefixes {
-		out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 128)}, PreferredLifetime: l.lease, ValidLifetime: l.lease})
+		o := &dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 128)}, PreferredLifetime: l.lease, ValidLifetime: l.lease}
+		if a, ok := l.excluded[p]; ok && excludes {
+			o.Options.Add(exclude(p, a))
+		}
+		out.Options.Add(o)
 	}
 	for _, o := range ia.Options.Prefixes() {
-		if t != dhcpv6.MessageTypeSolicit && o.Prefix != nil && !l.has(o.Prefix) {
+		if m.MessageType != dhcpv6.MessageTypeSolicit && o.Prefix != nil && !l.has(o.Prefix) {
 			out.Options.Add(&dhcpv6.OptIAPrefix{Prefix: o.Prefix})
 		}
 	}
 	return out
+}
+
+// exclude is an address that is not delegated with its prefix: its length, and its bits from the prefix's end on, moved to a byte's beginning.
+func exclude(p netip.Prefix, a netip.Addr) dhcpv6.Option {
+	bits, shift := a.As16(), p.Bits()%8
+	id := bits[p.Bits()/8:]
+	for i := range id {
+		id[i] <<= shift
+		if i+1 < len(id) {
+			id[i] |= id[i+1] >> (8 - shift)
+		}
+	}
+	return &dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionPDExclude, OptionData: append([]byte{128}, id...)}
 }
 
 // release answers for the associations of a message that are not the guest's (RFC 8415 18.3.7 and 18.3.8). What it gives back of its own is still its own.

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 	"slices"
@@ -371,6 +372,40 @@ func TestDHCPOfPrefixes(t *testing.T) {
 		s.say6(policy.EUI64(cases.MAC1), agents, client6(6, old).ToBytes())
 		if m := s.answer6(t); m == nil || outline(m) != "REPLY, prefixes 9: 2001:db8:3:2:5::/80 for 10m0s 2001:db8:3:2:7::/80 for 0s" {
 			t.Errorf("%s: %v", c.ipv6, m)
+		}
+	}
+}
+
+// Who asks for it is told which address of a prefix is not delegated with it, since the guest has that one by itself (RFC 6603); nobody else is, nor who has another address.
+func TestDHCPExcludes(t *testing.T) {
+	for _, c := range []struct {
+		ipv6, held string
+		want       []byte // length and subnet ID; nil: nothing
+	}{
+		{`"2001:db8:3:2:5::/80"`, "", []byte{128, 0, 0, 0, 0, 0, 1}},
+		{`"2001:db8:3:2:5:6000::/84"`, "2001:db8:3:2:5:6000::1", []byte{128, 0, 0, 0, 0, 0, 0x20}},
+		{`"2001:db8:3:2:5::2/127"`, "2001:db8:3:2:5::2", []byte{128, 0x80}},
+		{`"2001:db8:3:2:5::/80", "2001:db8:3:2:1::10"`, "", nil},
+	} {
+		k := seedKernel()
+		if c.held != "" {
+			k.Held = append(k.Held, netip.MustParseAddr(c.held))
+		}
+		s := newSim(t, parseConfig(t, strings.Replace(servingFile(), `"2001:db8:3:2:1::10"`, c.ipv6, 1)), k)
+		s.newWorker(stack.Guests).appearedAll()
+		for asked, want := range map[dhcpv6.OptionCode][]byte{dhcpv6.OptionPDExclude: c.want, dhcpv6.OptionDNSRecursiveNameServer: nil} {
+			s.say6(policy.EUI64(cases.MAC1), agents, client6(1, &dhcpv6.OptIANA{}, &dhcpv6.OptIAPD{}, dhcpv6.OptRequestedOption(asked)).ToBytes())
+			m := s.answer6(t)
+			if m == nil || len(m.Options.IANA()[0].Options.Addresses()) != 1 || len(m.Options.IAPD()[0].Options.Prefixes()) != 1 {
+				t.Fatalf("%s: %v", c.ipv6, m)
+			}
+			var got []byte
+			if o := m.Options.IAPD()[0].Options.Prefixes()[0].Options.GetOne(dhcpv6.OptionPDExclude); o != nil {
+				got = o.ToBytes()
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s, asked for %v: %x, want %x", c.ipv6, asked, got, want)
+			}
 		}
 	}
 }
