@@ -11,7 +11,8 @@ import (
 	"udrouter/stack"
 )
 
-// lease4 is what a guest is given: DHCP has one address for an interface, so it is the first that the guest is bound to.
+// lease4 is what a guest is given: DHCP has one address for an interface, so it is the first that the guest is bound to. What it is told of another one that it has by
+// itself is informed4.
 type lease4 struct {
 	addr    netip.Addr
 	network *config.Network
@@ -30,6 +31,15 @@ func (wd *world) lease4(g *policy.Guest) (l lease4) {
 	return l
 }
 
+// informed4 is what goes for an address that a guest says it has: nothing where it may not have it, or is not served there.
+func (wd *world) informed4(g *policy.Guest, ip net.IP) (l lease4) {
+	a, _ := netip.AddrFromSlice(ip.To4())
+	if n := wd.config[wd.Network(a)]; n != nil && n.DHCP != nil && wd.ByAddr(a) == g && !wd.Taken[a] {
+		l = lease4{a, n}
+	}
+	return l
+}
+
 // serve4 is a DHCPv4 server (RFC 2131 4.3). The answer is nil where there is none to be given.
 func (wd *world) serve4(g *policy.Guest, body []byte) (*stack.Frame, policy.Reason) {
 	m, err := dhcpv4.FromBytes(body)
@@ -37,6 +47,9 @@ func (wd *world) serve4(g *policy.Guest, body []byte) (*stack.Frame, policy.Reas
 		return nil, policy.Malformed
 	}
 	l := wd.lease4(g)
+	if m.MessageType() == dhcpv4.MessageTypeInform && !m.ClientIPAddr.IsUnspecified() {
+		l = wd.informed4(g, m.ClientIPAddr)
+	}
 	if !l.addr.IsValid() {
 		return nil, policy.DHCPGuard
 	}

@@ -102,6 +102,7 @@ func TestDHCPv4(t *testing.T) {
 		{"REQUEST to renew", cases.One4, cases.Router4, client4(t, dhcpv4.MessageTypeRequest, dhcpv4.WithClientIP(one)), dhcpv4.MessageTypeAck, cases.One4, 0},
 		{"REQUEST to rebind", cases.One4, everybody4, client4(t, dhcpv4.MessageTypeRequest, dhcpv4.WithClientIP(one)), dhcpv4.MessageTypeAck, cases.One4, 0},
 		{"REQUEST for nothing", nobody4, everybody4, client4(t, dhcpv4.MessageTypeRequest), dhcpv4.MessageTypeNak, everybody4, 0},
+		{"INFORM of a client that does not say its address", nobody4, everybody4, client4(t, dhcpv4.MessageTypeInform), dhcpv4.MessageTypeAck, everybody4, 0},
 		{"INFORM", cases.One4, everybody4, client4(t, dhcpv4.MessageTypeInform, dhcpv4.WithClientIP(one)), dhcpv4.MessageTypeAck, cases.One4, 0},
 		{"RELEASE", cases.One4, cases.Router4, client4(t, dhcpv4.MessageTypeRelease, dhcpv4.WithClientIP(one)), silence, netip.Addr{}, 0},
 		{"DECLINE", nobody4, everybody4, client4(t, dhcpv4.MessageTypeDecline, wants(one)), silence, netip.Addr{}, 0},
@@ -151,6 +152,56 @@ func TestDHCPv4(t *testing.T) {
 				t.Error(m.Summary())
 			}
 		})
+	}
+}
+
+// A client that has an address by hand is told what goes for that one, by unicast whatever it wishes (RFC 2131 4.3.5): any of its own, but nobody else's.
+func TestDHCPv4Inform(t *testing.T) {
+	const another = "network \"other\" {\n  prefix = \"203.0.113.0/24\"\n  gateway = \"203.0.113.1\"\n  upstream = \"routed\"\n"
+	file := strings.Replace(servingFile(), `"192.0.2.10"`, `"192.0.2.10", "192.0.2.77", "192.0.2.80/30", "203.0.113.10"`, 1)
+	served, unserved := file+another+"  dhcp {}\n}\n", file+another+"}\n"
+	k := seedKernel()
+	k.Held = append(k.Held, netip.MustParseAddr("192.0.2.82"))
+	for _, c := range []struct{ file, ciaddr, src, router string }{
+		{served, "192.0.2.10", "192.0.2.10", "192.0.2.1"},
+		{served, "192.0.2.77", "192.0.2.77", "192.0.2.1"},
+		{served, "192.0.2.77", "0.0.0.0", "192.0.2.1"},
+		{served, "192.0.2.81", "192.0.2.81", "192.0.2.1"},
+		{served, "203.0.113.10", "203.0.113.10", "203.0.113.1"},
+		{served, "192.0.2.82", "0.0.0.0", ""}, // dom0's
+		{served, "192.0.2.11", "0.0.0.0", ""}, // the other guest's
+		{served, "192.0.2.99", "192.0.2.10", ""},
+		{served, "198.51.100.7", "0.0.0.0", ""},
+		{served, "255.255.255.255", "0.0.0.0", ""},
+		{unserved, "203.0.113.10", "203.0.113.10", ""},
+	} {
+		s := newSim(t, parseConfig(t, c.file), k)
+		s.newWorker(stack.Guests).appearedAll()
+		addr := netip.MustParseAddr(c.ciaddr)
+		m := client4(t, dhcpv4.MessageTypeInform, dhcpv4.WithClientIP(addr.AsSlice()), dhcpv4.WithBroadcast(true))
+		s.say4(netip.MustParseAddr(c.src), everybody4, m)
+		want := map[policy.Reason]uint64{}
+		sent := s.links[stack.Guests].Take()
+		if c.router == "" {
+			want[policy.DHCPGuard] = 1
+		}
+		if diff := cmp.Diff(want, s.counts()); diff != "" || len(sent) != 1-len(want) {
+			t.Errorf("%s from %s: %d answers, %s", c.ciaddr, c.src, len(sent), diff)
+		}
+		if len(sent) != 1 || c.router == "" {
+			continue
+		}
+		var p policy.Packet
+		p.Parse(sent[0].Frame, sent[0].Offload)
+		got, err := dhcpv4.FromBytes(p.Frame[p.L4+8:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := net.IP(netip.MustParseAddr(c.router).AsSlice())
+		if p.Dst != addr || p.DstMAC != cases.MAC1 || p.Src.String() != c.router || !got.YourIPAddr.IsUnspecified() || got.Options.Has(dhcpv4.OptionIPAddressLeaseTime) ||
+			!got.ServerIdentifier().Equal(ours) || !slices.EqualFunc(got.Router(), []net.IP{ours}, net.IP.Equal) {
+			t.Errorf("%s from %s: from %v to %v: %s", c.ciaddr, c.src, p.Src, p.Dst, got.Summary())
+		}
 	}
 }
 
