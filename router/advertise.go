@@ -230,14 +230,18 @@ func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
 // slaacBits is what Ethernet leaves of a prefix out of which hosts make addresses (RFC 4862 5.5.3, RFC 2464 4).
 const slaacBits = 64
 
-// autonomous is the prefix out of which a guest may make itself the address, or one of the prefix, that it is bound to.
-func (wd *world) autonomous(g *policy.Guest, a netip.Prefix, n *config.Network) (netip.Prefix, bool) {
+// autonomous is the prefix out of which a guest may make itself the address, or one of the prefix, that it is bound to; none where what its MAC makes is taken.
+func (wd *world) autonomous(g *policy.Guest, a netip.Prefix, n *config.Network) (p netip.Prefix, ok bool) {
 	switch {
 	case a.Bits() == slaacBits:
-		return a, true
-	case !a.IsSingleIP() || n.DHCP != nil || n.Prefix.Bits() != slaacBits:
-		return netip.Prefix{}, false
+		p = a
+	case a.IsSingleIP() && n.DHCP == nil && n.Prefix.Bits() == slaacBits:
+		p = n.Prefix
+	default:
+		return p, false
 	}
-	own, made := a.Addr().As16(), policy.EUI64(g.MAC).As16()
-	return n.Prefix, [8]byte(own[8:]) == [8]byte(made[8:])
+	own, host := p.Addr().As16(), policy.EUI64(g.MAC).As16()
+	copy(own[slaacBits/8:], host[slaacBits/8:])
+	made := netip.AddrFrom16(own)
+	return p, a.Contains(made) && !wd.Taken[made]
 }

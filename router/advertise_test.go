@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -93,6 +94,71 @@ func TestAdvertisement(t *testing.T) {
 	want := map[policy.MAC][]string{cases.MAC1: {"for 30m0s managed, mtu 1500, 2001:db8:3:7::/64 onlink false auto true"}, cases.MAC2: {"for 30m0s managed, mtu 1500"}}
 	if diff := cmp.Diff(want, s.told(t)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// No guest is had to make itself an address that is another's already: dom0's, or of a router that dom0's kernel knows. Nor is the address its own when it makes it all the
+// same: it is neither sent from, nor proxied, nor announced. What is taken elsewhere in a prefix does not matter.
+func TestAutonomousAddressesAreNotTaken(t *testing.T) {
+	const single, whole = "2001:db8:3:2:216:3eff:fe00:1", "2001:db8:3:7:216:3eff:fe00:1"
+	inPrefix := strings.NewReplacer("2001:db8:3:2::/64", "2001:db8:3::/48", `"2001:db8:3:2:1::10"`, `"2001:db8:3:7::/64"`, "PROXY", "ra {}\n").Replace(seedFile)
+	for _, c := range []struct{ name, file, made, taken, whose, want string }{
+		{"single, free", withNetwork("ra {}\n", `"`+single+`"`), single, "", "", ", 2001:db8:3:2::/64 onlink false auto true"},
+		{"single, dom0's", withNetwork("ra {}\n", `"`+single+`"`), single, single, "dom0", ""},
+		{"single, a router's", withNetwork("ra {}\n", `"`+single+`"`), single, single, "router", ""},
+		{"prefix, free", inPrefix, whole, "", "", ", 2001:db8:3:7::/64 onlink false auto true"},
+		{"prefix, dom0's", inPrefix, whole, whole, "dom0", ""},
+		{"prefix, a router's", inPrefix, whole, whole, "router", ""},
+		{"prefix, dom0 has another one of it", inPrefix, whole, "2001:db8:3:7::1", "dom0", ", 2001:db8:3:7::/64 onlink false auto true"},
+	} {
+		k := seedKernel()
+		switch c.whose {
+		case "dom0":
+			k.Held = append(k.Held, netip.MustParseAddr(c.taken))
+		case "router":
+			k.Routes = append(k.Routes, stack.Route{Prefix: netip.MustParsePrefix("2001:db8:77::/48"), Gateway: netip.MustParseAddr(c.taken)})
+		}
+		s := newSim(t, parseConfig(t, c.file), k)
+		s.learn()
+		s.newWorker(stack.Guests).appearedAll()
+		s.advertiser.send(everyone)
+		if got, want := strings.Join(s.told(t)[cases.MAC1], "; "), "for 30m0s, mtu 1500"+c.want; got != want {
+			t.Errorf("%s: got %q, want %q", c.name, got, want)
+		}
+		made, own := netip.MustParseAddr(c.made), c.want != ""
+		wd, asker := s.current.Load(), policy.MulticastMAC(policy.SolicitedNode(made))
+		if got := slices.Contains(wd.announced(wd.ByMAC(cases.MAC1)), made); got != (own && c.made == single) {
+			t.Errorf("%s: announced: %t", c.name, got)
+		}
+		s.links[stack.UplinkSide].Take()
+		s.send(stack.Guests, cases.UDP(s.RouterMAC, cases.MAC1, made, cases.X6, 8))
+		if n := len(s.links[stack.UplinkSide].Take()); (n == 1) != own {
+			t.Errorf("%s: %d packets from %v pass, %v", c.name, n, made, s.counts())
+		}
+		s.send(stack.UplinkSide, cases.NS(asker, gatewayMAC, cases.Gateway6, policy.SolicitedNode(made), made, gatewayMAC))
+		if n := len(s.links[stack.UplinkSide].Take()); (n == 1) != own {
+			t.Errorf("%s: %d answers for %v", c.name, n, made)
+		}
+	}
+}
+
+// An address that the uplink's subnet has for its broadcast is no guest's there, whatever the file says.
+func TestBroadcastsAreNotAnnounced(t *testing.T) {
+	k := seedKernel()
+	k.Subnets = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/28")}
+	src := strings.NewReplacer(`upstream = "routed"`, `upstream = "proxied"`, `"192.0.2.10"`, `"192.0.2.10", "192.0.2.15"`, "PROXY", "").Replace(seedFile)
+	s := newSim(t, parseConfig(t, src), k)
+	s.learn()
+	wd := s.current.Load()
+	if list := wd.announced(wd.ByMAC(cases.MAC1)); slices.Contains(list, netip.MustParseAddr("192.0.2.15")) || !slices.Contains(list, cases.One4) {
+		t.Errorf("announced are %v", list)
+	}
+	s.links[stack.UplinkSide].Take()
+	for a, want := range map[string]int{"192.0.2.10": 1, "192.0.2.15": 0} {
+		s.send(stack.UplinkSide, cases.ARP(policy.BroadcastMAC, gatewayMAC, 1, gatewayMAC, cases.Gateway4, policy.MAC{}, netip.MustParseAddr(a)))
+		if n := len(s.links[stack.UplinkSide].Take()); n != want {
+			t.Errorf("%d answers for %s", n, a)
+		}
 	}
 }
 

@@ -240,7 +240,7 @@ func (wd *world) announced(g *policy.Guest) (list []netip.Addr) {
 	for _, p := range g.Addrs {
 		a := p.Addr()
 		n := wd.Network(a)
-		if n != nil && n.Proxied && p.IsSingleIP() && !wd.Held[a] && !wd.Upstream[a] && wd.config[n].Proxy.Announce {
+		if n != nil && n.Proxied && p.IsSingleIP() && !wd.Taken[a] && wd.config[n].Proxy.Announce {
 			list = append(list, a)
 		}
 	}

@@ -217,7 +217,7 @@ func (r *Router) proxyFlags(g *policy.Guest, n *config.Network) uint8 {
 
 // answersUplink is the guest and the proxied network of an address that the provider's side is answered for; the guest is
 // nil for the network's gateway. The network is nil where the router keeps silent: about the provider's own routers, what
-// dom0's kernel holds, unbound addresses, and networks that are routed here.
+// dom0's kernel holds, broadcasts, unbound addresses, and networks that are routed here.
 func (w *worker) answersUplink(a netip.Addr) (*policy.Guest, *config.Network) {
 	wd := w.world
 	if wd.Upstream[a] || wd.Held[a] {
@@ -231,7 +231,7 @@ func (w *worker) answersUplink(a netip.Addr) (*policy.Guest, *config.Network) {
 		return nil, wd.config[n]
 	}
 	g := wd.ByAddr(a)
-	if g == nil {
+	if g == nil || wd.Taken[a] {
 		return nil, nil
 	}
 	return g, wd.config[n]
