@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
 
 	"udrouter/config"
 	"udrouter/integration/cases"
@@ -144,13 +146,26 @@ func TestDHCPAnswerIsNoLongerThanTheMTU(t *testing.T) {
 	}
 }
 
-// Of two associations for prefixes one gets the guest's.
+// Of two associations for prefixes one gets the guest's: the one that names it, or else the first.
 func TestDHCPOfTwoDelegations(t *testing.T) {
 	s := newSim(t, parseConfig(t, strings.ReplaceAll(servingFile(), `"2001:db8:3:2:1::10"`, `"2001:db8:3:2:5::/80"`)), seedKernel())
 	s.newWorker(stack.Guests).appearedAll()
-	s.say6(policy.EUI64(cases.MAC1), agents, client6(1, &dhcpv6.OptIAPD{IaId: [4]byte{8}}, &dhcpv6.OptIAPD{IaId: [4]byte{9}}).ToBytes())
-	const want = "ADVERTISE preferred, prefixes 8: 2001:db8:3:2:5::/80 for 10m0s, prefixes 9: NoPrefixAvail"
-	if m := s.answer6(t); m == nil || outline(m) != want {
-		t.Errorf("%v, want %s", m, want)
+	one, two := &dhcpv6.OptIAPD{IaId: [4]byte{8}}, &dhcpv6.OptIAPD{IaId: [4]byte{9}}
+	has := &dhcpv6.OptIAPD{IaId: [4]byte{9}}
+	has.Options.Add(&dhcpv6.OptIAPrefix{Prefix: &net.IPNet{IP: netip.MustParseAddr("2001:db8:3:2:5::").AsSlice(), Mask: net.CIDRMask(80, 128)}})
+	ours := dhcpv6.OptServerID(&dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: s.RouterMAC[:]})
+	for _, c := range []struct {
+		m    *dhcpv6.Message
+		want string
+	}{
+		{client6(1, one, two), "ADVERTISE preferred, prefixes 8: 2001:db8:3:2:5::/80 for 10m0s, prefixes 9: NoPrefixAvail"},
+		{client6(1, one, has), "ADVERTISE preferred, prefixes 8: NoPrefixAvail, prefixes 9: 2001:db8:3:2:5::/80 for 10m0s"},
+		{client6(6, one, has), "REPLY, prefixes 8: NoBinding, prefixes 9: 2001:db8:3:2:5::/80 for 10m0s"},
+		{client6(8, one, has, ours), "REPLY Success, prefixes 8: NoBinding"},
+	} {
+		s.say6(policy.EUI64(cases.MAC1), agents, c.m.ToBytes())
+		if m := s.answer6(t); m == nil || outline(m) != c.want {
+			t.Errorf("%v, want %s", m, c.want)
+		}
 	}
 }
