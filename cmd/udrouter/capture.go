@@ -38,19 +38,23 @@ Only root may capture. Frames for which there is no room, since nobody reads, ar
 			if asJSON {
 				query.Set("format", "json")
 			}
-			out := c.OutOrStdout()
-			switch f, ok := out.(*os.File); {
-			case file != "" && file != "-":
-				f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-				if err != nil {
-					return err
-				}
-				err = capture(c.Context(), f, socket, query)
-				return errors.Join(err, f.Close())
-			case ok && !asJSON && term.IsTerminal(int(f.Fd())):
+			toFile := file != "" && file != "-"
+			if out, ok := c.OutOrStdout().(*os.File); ok && !toFile && !asJSON && term.IsTerminal(int(out.Fd())) {
 				return errors.New("pcapng is nothing for a terminal: pipe it to wireshark -k -i -, or give --write FILE or --json")
 			}
-			return capture(c.Context(), out, socket, query)
+			frames, err := capture(c.Context(), socket, query)
+			if err != nil {
+				return err
+			}
+			defer frames.Close()
+			if !toFile {
+				return copyFrames(c.Context(), c.OutOrStdout(), frames)
+			}
+			f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) // not before, so that a question that is refused empties no file
+			if err != nil {
+				return err
+			}
+			return errors.Join(copyFrames(c.Context(), f, frames), f.Close())
 		},
 	}
 	socketFlags(c, &socket, &asJSON)
@@ -84,33 +88,34 @@ func reasonWords() (words []string) {
 	return words
 }
 
-// capture writes what the router sends until ctx ends, the router does, or nobody reads any more; none of these is an error.
-func capture(ctx context.Context, out io.Writer, socket string, query url.Values) error {
+// capture asks the router for frames until ctx ends. An error says why it sends none.
+func capture(ctx context.Context, socket string, query url.Values) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://udrouter/v1/capture?"+query.Encode(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	transport := over(socket)
 	transport.DisableKeepAlives = true
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return unreachable(socket, err)
+		return nil, unreachable(socket, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
 	}
 	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusForbidden:
-		return errors.New("only root may capture: it shows what guests say")
-	default:
-		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		return errors.New(strings.TrimSpace(string(why)))
+	if resp.StatusCode == http.StatusForbidden {
+		return nil, errors.New("only root may capture: it shows what guests say")
 	}
-	_, err = io.Copy(out, resp.Body)
-	if ctx.Err() != nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+	why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+	return nil, errors.New(strings.TrimSpace(string(why)))
+}
+
+// copyFrames writes what the router sends until ctx ends, the router does, or nobody reads any more; none of these is an error.
+func copyFrames(ctx context.Context, out io.Writer, frames io.Reader) error {
+	_, err := io.Copy(out, frames)
+	if err == nil || ctx.Err() != nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("capturing: %w", err)
-	}
-	return nil
+	return fmt.Errorf("capturing: %w", err)
 }
