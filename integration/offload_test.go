@@ -282,6 +282,26 @@ func TestOffloadFollows(t *testing.T) {
 	must(t, own.Check(testContext(t)))
 }
 
+// A router that has taken over has the kernel forward as soon as the flow is offered again, in both directions: the gateway's MAC is known already.
+func TestOffloadTakenOver(t *testing.T) {
+	l := buildLab(t, "", lab.Options{})
+	p := startRouter(t, l, "--offload")
+	c, _, _ := offloaded(t, l, p, l.Internet.Addr4())
+	next := takeOver(t, l, p, "--offload")
+	<-p.Exited()
+	const checks = 40
+	for range checks { // with what it takes to be offered again
+		must(t, c.Check(testContext(t)))
+	}
+	before := status(t, next)
+	for range checks {
+		must(t, c.Check(testContext(t)))
+	}
+	if after := status(t, next); after.Flows.OffloadHits < before.Flows.OffloadHits+2*checks {
+		t.Errorf("the kernel has forwarded %d packets of at least %d", after.Flows.OffloadHits-before.Flows.OffloadHits, 2*checks)
+	}
+}
+
 // What is larger than the uplink's MTU when it leaves, alone or as the segments of a super-packet, is never forwarded by the kernel; what is as large as that is, whole.
 func TestOffloadMTU(t *testing.T) {
 	const mtu = 1400

@@ -340,7 +340,7 @@ func (s *neighbours) restore(list []snapshotHop) {
 		n := s.m[h.Addr]
 		s.mu.Unlock()
 		if n != nil { // a gateway; other hosts are asked for with their next packet
-			n.bits.Store(mac.Bits())
+			s.learned(n, mac)
 		}
 	}
 }
