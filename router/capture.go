@@ -165,6 +165,9 @@ func (c *capture) wants(f *fate, src, dst string) bool {
 	return (c.domu == "" || c.domu == src || c.domu == dst) && (c.verdict == "" || c.verdict == f.verdict()) && (c.reason == policy.None || c.reason == f.reason)
 }
 
+// wantsAccepted tells whether a capture is about frames that are accepted, as are all that the kernel forwards by itself.
+func (c *capture) wantsAccepted() bool { return c.verdict != "drop" && c.reason == policy.None }
+
 // watch handles a frame, and shows it to who captures.
 func (w *worker) watch(f *stack.Frame) {
 	if w.before == nil {

@@ -295,3 +295,49 @@ func TestCaptureReaderHangs(t *testing.T) {
 		}
 	}
 }
+
+// The kernel forwards nothing by itself while a capture is to see what is accepted, whatever changes meanwhile; it goes on when the last such capture ends.
+func TestCaptureOffload(t *testing.T) {
+	s := listening(t)
+	forwards := func(when string, want bool) {
+		t.Helper()
+		s.updating.Lock()
+		defer s.updating.Unlock()
+		w := s.current.Load()
+		if to := s.offloadWorld(w); to.MTU != w.leastMTU || to.Uplink != w.kernel.Uplink.Index || (to.Generation != 0) != want || want && to.Generation != w.generation {
+			t.Errorf("%s: %+v, the kernel is to forward: %v", when, to, want)
+		}
+	}
+	ended := func(active int) {
+		t.Helper()
+		for s.Status().Capture.Active > active {
+			if t.Context().Err() != nil {
+				t.Fatal("a capture goes on")
+			}
+		}
+	}
+	forwards("at first", true)
+	asksCapture(t, s, "verdict=drop")
+	asksCapture(t, s, "reason=ip-binding")
+	forwards("captures of what is dropped", true)
+	if resp := asksCapture(t, s, "domu=nobody"); resp.StatusCode != http.StatusBadRequest {
+		t.Error(resp.Status)
+	}
+	forwards("a capture that is refused", true)
+	all, accepted := asksCapture(t, s, "domu=one"), asksCapture(t, s, "verdict=accept")
+	forwards("captures of what is accepted", false)
+	if resp := asksCapture(t, s, ""); resp.StatusCode != http.StatusServiceUnavailable {
+		t.Error(resp.Status)
+	}
+	forwards("a capture too many", false)
+	if err := s.reload(edit(ingressOpen, "  ingress {\n    default = \"drop\"\n  }")); err != nil {
+		t.Fatal(err)
+	}
+	forwards("a reload", false)
+	all.Body.Close()
+	ended(3)
+	forwards("one of the two has ended", false)
+	accepted.Body.Close()
+	ended(2)
+	forwards("both have ended", true)
+}

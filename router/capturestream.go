@@ -41,11 +41,11 @@ func (r *Router) answerCapture(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := r.capturing.add(c); err != nil {
+	if err := r.beginCapture(c); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	defer r.capturing.remove(c)
+	defer r.endCapture(c)
 	conn := http.NewResponseController(w)
 	_ = conn.SetWriteDeadline(time.Time{}) // who stops reading for a while misses frames
 	out, kind, err := r.recorder(c, w)

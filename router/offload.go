@@ -3,6 +3,7 @@ package router
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"udrouter/policy"
 	"udrouter/stack/offload"
@@ -76,13 +77,36 @@ func (r *Router) follow(w *world) {
 	if r.Tier == nil || r.suspended {
 		return
 	}
-	to := offload.World{Generation: w.generation, MTU: w.leastMTU, Uplink: w.kernel.Uplink.Index, RouterMAC: w.RouterMAC, UplinkMAC: w.UplinkMAC}
-	if !w.kernel.Uplink.Up {
-		to.Generation = 0
-	}
-	if err := r.Tier.SetWorld(to); err != nil {
+	if err := r.Tier.SetWorld(r.offloadWorld(w)); err != nil {
 		r.log.Warn("the kernel forwards nothing by itself; the router does", "error", err)
 	}
+}
+
+// offloadWorld is what the kernel forwards by: nothing where the uplink is down, or while a capture is to see what it would forward. r.updating is held, but in New.
+func (r *Router) offloadWorld(w *world) offload.World {
+	to := offload.World{Generation: w.generation, MTU: w.leastMTU, Uplink: w.kernel.Uplink.Index, RouterMAC: w.RouterMAC, UplinkMAC: w.UplinkMAC}
+	if !w.kernel.Uplink.Up || slices.ContainsFunc(r.capturing.list(), (*capture).wantsAccepted) {
+		to.Generation = 0
+	}
+	return to
+}
+
+// beginCapture shows a capture what arrives from now on. What the kernel has forwarded by itself so far, the router forwards until endCapture, if the capture wants it.
+func (r *Router) beginCapture(c *capture) error {
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	if err := r.capturing.add(c); err != nil {
+		return err
+	}
+	r.follow(r.current.Load())
+	return nil
+}
+
+func (r *Router) endCapture(c *capture) {
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	r.capturing.remove(c)
+	r.follow(r.current.Load())
 }
 
 // tell has the kernel send what it forwards to a neighbour to a MAC; zero: nothing. n.mu is held.

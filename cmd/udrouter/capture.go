@@ -26,7 +26,9 @@ func captureCommand() *cobra.Command {
 		Long: `Write frames and what became of them as pcapng: udrouter capture --domu one | wireshark -k -i -
 
 Frames are shown as they have arrived from the uplink, from guests and from dom0, each with a comment: whether it was accepted, or why not and by which
-rule, whose it was, and whether it is of several segments (GSO). What the kernel forwards by itself (run --offload), and what the router itself sends, are not there.
+rule, whose it was, and whether it is of several segments (GSO). What the router itself sends is not there.
+Where the kernel forwards by itself (run --offload), the router forwards all until the capture ends, so that all is seen; throughput is then what it is without.
+With --verdict drop or --reason the kernel goes on, since it drops nothing.
 Only root may capture. Frames for which there is no room, since nobody reads, are missed; their number stands beside the next one.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			query := url.Values{}
