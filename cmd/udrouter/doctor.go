@@ -61,14 +61,17 @@ and 0 when there are warnings alone, which may be meant.`,
 	return c
 }
 
+// doctorReport is what `udrouter doctor --json` prints. Fields are only ever added.
+type doctorReport struct {
+	Findings []doctor.Finding `json:"findings"`
+}
+
 func showFindings(c *cobra.Command, o doctor.Options, findings []doctor.Finding, asJSON bool) error {
 	out := c.OutOrStdout()
 	if asJSON {
 		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
-		return e.Encode(struct {
-			Findings []doctor.Finding `json:"findings"`
-		}{findings})
+		return e.Encode(doctorReport{findings})
 	}
 	for _, f := range findings {
 		if _, err := fmt.Fprintln(out, f); err != nil {

@@ -16,7 +16,7 @@ import (
 	"udrouter/router"
 )
 
-// answers are what commands print with --json, and the router answers.
+// answers are what commands print with --json, and the router answers; of capture and top each line, of explain each object.
 var answers = map[string]reflect.Type{
 	"status":     reflect.TypeFor[router.Status](),
 	"flows":      reflect.TypeFor[router.FlowList](),
@@ -26,12 +26,16 @@ var answers = map[string]reflect.Type{
 	"vif":        reflect.TypeFor[router.VifAnswer](),
 	"vif-list":   reflect.TypeFor[router.VifList](),
 	"top":        reflect.TypeFor[Rates](),
+	"capture":    reflect.TypeFor[router.CaptureRecord](),
+	"explain":    reflect.TypeFor[router.Answer](),
+	"test":       reflect.TypeFor[testReport](),
+	"doctor":     reflect.TypeFor[doctorReport](),
 }
 
 // The schemas of cmd/docs/schema are those of the types.
 func TestSchemas(t *testing.T) {
 	g := schemas{comments: make(map[string]string)}
-	for _, dir := range []string{"../../router", "../../config", "."} {
+	for _, dir := range []string{"../../integration/doctor", "../../config", "../../router", "."} {
 		g.read(t, dir)
 	}
 	for name, typ := range answers {
@@ -144,6 +148,8 @@ func (g *schemas) schema(t *testing.T, typ reflect.Type) map[string]any {
 	switch typ {
 	case reflect.TypeFor[time.Time]():
 		return map[string]any{"type": "string", "format": "date-time"}
+	case reflect.TypeFor[[]byte]():
+		return map[string]any{"type": "string", "contentEncoding": "base64"}
 	case reflect.TypeFor[netip.Addr]():
 		return map[string]any{"type": "string"} // "" for none
 	}
