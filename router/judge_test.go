@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"testing"
 
 	"udrouter/integration/cases"
@@ -41,6 +42,19 @@ func TestJudge(t *testing.T) {
 				}
 			}
 		}
+		// What must not go on does not, nor is it answered, though the kernel does alike.
+		for r := policy.None + 1; r < policy.Reason(policy.Reasons); r++ {
+			x.is = map[policy.Reason]bool{r: true}
+			for _, both := range []string{"to one", "to two", "to uplink", "to dom0", "ARP answer", "echo reply", "advertisement"} {
+				if why := judge(x, both, both, nil); (why == "") == slices.Contains(answered[both], r) {
+					t.Errorf("%s: %q passes as %q, when by the RFCs it is %v", name, both, why, r)
+				}
+			}
+			if why := judge(x, "error 3/1", "error 3/1", nil); (why == "") != slices.Contains(silent, r) {
+				t.Errorf("%s: an error about it passes as %q, when by the RFCs it is %v", name, why, r)
+			}
+		}
+		x.is = nil
 		if why := judge(x, "error 11/0", c.to, nil); why != "" {
 			t.Errorf("%s: an error about it passes as %q", name, why)
 		}

@@ -303,7 +303,30 @@ var differences = []struct {
 	{[]policy.Reason{policy.NoRoute, policy.NoNeighbour}, "nothing|error .*", ".*", nil, "next hops that do not answer are told of at another time"},
 }
 
-// judge is why the two differ about a frame, "" where they should not. A reason that is not true of the frame is none.
+// silent are the reasons for which a packet is not even told of: its sender is not who it seems, or it was for many (RFC 1122 3.2.2, RFC 4443 2.4).
+var silent = []policy.Reason{policy.Malformed, policy.Checksum, policy.VLAN, policy.EtherType, policy.MACInvalid, policy.MACBinding, policy.L2Multicast, policy.OtherHost,
+	policy.IPBinding, policy.IP6Binding, policy.SpoofUplink, policy.MartianSrc, policy.Multicast, policy.Broadcast, policy.NDHopLimit, policy.NDMalformed,
+	policy.NDFragment, policy.NDSpoof}
+
+// answered are the answers of the router itself that are right though a reason would keep the packet from going on: it goes no further.
+var answered = map[string][]policy.Reason{
+	"echo reply":    {policy.TTLExceeded, policy.LinkLocal, policy.MartianDst}, // of its last hop, on its link, to fe80::1
+	"advertisement": {policy.LinkLocal, policy.MartianDst, policy.Multicast, policy.ICMPType, policy.NoRoute},
+}
+
+// unheeded tells whether a packet went on, or was answered, that by the RFCs has to be dropped, whatever others make of it.
+func (x *reading) unheeded(o string) bool {
+	if o == "nothing" || o == "heard" {
+		return false
+	}
+	due := x.reasons()
+	if strings.HasPrefix(o, "error ") && !strings.Contains(o, ",") {
+		return slices.ContainsFunc(due, func(r policy.Reason) bool { return slices.Contains(silent, r) })
+	}
+	return slices.ContainsFunc(due, func(r policy.Reason) bool { return !slices.Contains(answered[o], r) })
+}
+
+// judge is why the two differ about a frame, "" where they should not. A reason that is not true of the frame is none, and one that is true has to be heeded.
 func judge(x *reading, o, k string, counted map[policy.Reason]uint64) string {
 	for r := range counted {
 		if !x.is[r] {
@@ -314,6 +337,9 @@ func judge(x *reading, o, k string, counted map[policy.Reason]uint64) string {
 	told := slices.DeleteFunc(strings.Split(k, ", "), func(c string) bool { return c == "redirect" })
 	if k = strings.Join(told, ", "); k == "" {
 		k = "nothing"
+	}
+	if x.unheeded(o) {
+		return ""
 	}
 	if o == k {
 		return "the same"

@@ -354,9 +354,9 @@ func (x *reading) destination(p part) {
 	x.is[policy.KernelHeld] = x.uplink() && slices.Contains(rfcDom0, x.dst)
 	x.is[policy.Loop] = slices.Contains(x.own, x.dst)
 	x.is[policy.NoRoute] = x.uplink() && !ours && !x.isOwn(x.dst) && !slices.Contains(rfcDom0, x.dst)
-	x.is[policy.NoNeighbour] = netip.MustParsePrefix("192.0.1.0/26").Contains(x.dst) && !slices.Contains(rfcUpstream, x.dst)
+	x.is[policy.NoNeighbour] = netip.MustParsePrefix("192.0.1.0/26").Contains(x.dst) && !slices.Contains(rfcUpstream, x.dst) && !x.forDom0()
 	asksEcho := len(p.b) > 0 && (!p.v6 && p.proto == 1 && p.b[0] == 8 || p.v6 && p.proto == 58 && p.b[0] == 128)
-	x.is[policy.RouterLocal] = x.isOwn(x.dst) && !asksEcho
+	x.is[policy.RouterLocal] = x.isOwn(x.dst) && !asksEcho && !x.forDom0()
 }
 
 // transport: RFC 9293 3.1, RFC 768, RFC 792, RFC 4443, and what a router without flows makes of it.
@@ -391,8 +391,7 @@ func (x *reading) transport(p part) {
 	case p.proto == 17:
 		n := int(binary.BigEndian.Uint16(b[4:]))
 		x.is[policy.Malformed] = x.is[policy.Malformed] || n < 8 || n > len(b) && !p.more
-		to := binary.BigEndian.Uint16(b[2:])
-		x.is[policy.DHCPGuard] = !p.v6 && (to == 67 || to == 68) || p.v6 && (to == 546 || to == 547)
+		x.is[policy.DHCPGuard] = x.dhcp(p)
 	case icmp && p.v6:
 		x.icmp6(p)
 	case icmp:
@@ -402,6 +401,31 @@ func (x *reading) transport(p part) {
 		x.is[policy.NoFlow] = b[0] == 0
 		x.is[policy.Checksum] = x.is[policy.Checksum] || x.isOwn(x.dst) && sum(b) != 0xffff
 	}
+}
+
+// dhcp tells what is of its link: what servers and relays say, and what everybody is asked (RFC 2131 2 and 4.1, RFC 8415 7). A client may ask the server
+// that it knows, wherever that is, for itself; what is no DHCP is anybody's.
+func (x *reading) dhcp(p part) bool {
+	from, to, m := binary.BigEndian.Uint16(p.b), binary.BigEndian.Uint16(p.b[2:]), p.b[8:]
+	says := func(types ...byte) bool { return len(m) > 0 && slices.Contains(types, m[0]) }
+	switch {
+	case p.v6 && to == 547:
+		return x.dst.IsMulticast() || len(m) == 0 || says(2, 7, 10, 13) || says(12) && !x.uplink()
+	case p.v6:
+		return to == 546
+	case to == 68:
+		return from == 67 || len(m) == 0 || says(2)
+	case to != 67:
+		return false
+	case x.src.IsUnspecified(), slices.Contains(rfcBroadcasts, x.dst), x.dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return true
+	case p.more:
+		return !x.uplink() || len(m) == 0 || says(2)
+	case len(m) < 236:
+		return false
+	}
+	own := [3]byte(m[1:4]) == [3]byte{1, 6, 0} && [4]byte(m[24:28]) == [4]byte{} && policy.MAC(m[28:34]) == x.macs[1]
+	return says(2) || says(1) && !own && !x.uplink()
 }
 
 // icmp6: RFC 4443, RFC 4890 4.3, RFC 4861.
