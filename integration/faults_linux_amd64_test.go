@@ -154,7 +154,7 @@ func errorsOf(s router.Status, link string) uint64 {
 // is gone, and holds no more at the end than at the beginning.
 func TestFaultsOfLinks(t *testing.T) {
 	l := newFaultLab(t)
-	for _, errno := range []unix.Errno{unix.ENOBUFS, unix.ENOMEM} {
+	for _, errno := range []unix.Errno{unix.ENOBUFS, unix.ENOMEM, unix.EIO} {
 		t.Run("io_uring completes with "+errno.Error(), func(t *testing.T) { l.completes(t, errno) })
 	}
 	t.Run("io_uring", func(t *testing.T) { // from here on there is a call for each packet
@@ -171,13 +171,22 @@ func TestFaultsOfLinks(t *testing.T) {
 	l.meets(t)
 }
 
-// The kernel has no memory for what the offload tells it of flows: the router forwards by itself meanwhile, and serves everybody.
+// The kernel refuses what the offload asks of it: the router forwards by itself meanwhile, serves everybody, and leaves it to the kernel again afterwards.
 func TestFaultsOfOffload(t *testing.T) {
 	l := newFaultLab(t, "--offload")
 	l.serves(t)
 	before := holds(t, l.proc)
-	l.suffers(t, &fault{Calls: []uint64{unix.SYS_BPF}, Errno: unix.ENOMEM}, func(*testing.T) { l.flood() })
-	l.serves(t)
+	for _, errno := range []unix.Errno{unix.ENOMEM, unix.E2BIG, unix.EPERM} {
+		t.Run("bpf: "+errno.Error(), func(t *testing.T) {
+			l.suffers(t, &fault{Calls: []uint64{unix.SYS_BPF}, Errno: errno}, func(*testing.T) { l.flood() })
+			l.serves(t)
+			forwarded := status(t, l.proc).Flows.OffloadHits
+			must(t, lab.Await(testContext(t), "the kernel to forward again", func() (bool, error) {
+				l.flood()
+				return status(t, l.proc).Flows.OffloadHits > forwarded, l.alive()
+			}))
+		})
+	}
 	l.settled(before)
 }
 

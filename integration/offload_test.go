@@ -393,44 +393,42 @@ func TestOffloadEnds(t *testing.T) {
 	}
 }
 
-// Where the program on the uplink is taken away, or another comes before it, the router soon forwards everything by itself.
+// Where the program on the uplink is taken away, or another comes before it, the router soon forwards everything by itself, until the other is gone.
 func TestOffloadTakenAway(t *testing.T) {
-	for name, change := range map[string]func(l *lab.Lab, index int) error{
-		"taken away": func(_ *lab.Lab, index int) error {
+	for name, change := range map[string]func(index int) (other link.Link, err error){
+		"taken away": func(index int) (link.Link, error) {
 			r, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: ebpf.AttachTCXIngress})
 			if err != nil {
-				return err
+				return nil, err
 			}
 			id, _ := r.Programs[0].LinkID()
 			k, err := link.NewFromID(id)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return errors.Join(k.Detach(), k.Close())
+			return nil, errors.Join(k.Detach(), k.Close())
 		},
-		"another before it": func(_ *lab.Lab, index int) error {
+		"another before it": func(index int) (link.Link, error) {
 			const pass = 0 // TCX_PASS: no other program is asked
 			prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()}, License: "GPL"})
 			if err != nil {
-				return err
+				return nil, err
 			}
-			k, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
-			if err == nil {
-				t.Cleanup(func() { k.Close() })
-			}
-			return err
+			return link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := buildLab(t, "", lab.Options{})
 			p := startRouter(t, l, "--offload")
 			c, _, _ := offloaded(t, l, p, l.Internet.Addr4())
+			var other link.Link
 			must(t, l.Dom0.Do(func() error {
 				index, err := l.Dom0.LinkIndex(l.Dom0.Link)
 				if err != nil {
 					return err
 				}
-				return change(l, index)
+				other, err = change(index)
+				return err
 			}))
 			for range 40 {
 				must(t, c.Check(testContext(t)))
@@ -439,6 +437,15 @@ func TestOffloadTakenAway(t *testing.T) {
 			if n := status(t, p).Drops["internal"]; n != 0 {
 				t.Errorf("%d internal errors", n)
 			}
+			if other == nil {
+				return
+			}
+			forwarded := status(t, p).Flows.OffloadHits
+			must(t, other.Close())
+			must(t, lab.Await(testContext(t), "the kernel to forward again", func() (bool, error) {
+				return status(t, p).Flows.OffloadHits > forwarded, c.Check(testContext(t))
+			}))
+			contains(t, p.Log(), "the kernel forwards by itself again")
 		})
 	}
 }

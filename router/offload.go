@@ -56,25 +56,39 @@ func (r *Router) resumeOffload() error {
 	if err := r.Uplink.SetScreen(r.Tier); err != nil {
 		return err
 	}
-	r.suspended = false
+	r.suspended, r.behind = false, false // watchOffload looks again
 	r.follow(r.current.Load())
 	return nil
 }
 
-// watchOffload has the router do all by itself where somebody has put a program before the tier's on the uplink, or taken that away: the sockets are spared
-// what would then get nowhere.
+// watchOffload has the router do all by itself while there is another program before the tier's on the uplink, while that is taken away, or while the kernel
+// does not tell: the sockets are spared what would then get nowhere.
 func (r *Router) watchOffload() {
-	if r.Tier == nil {
+	if r.Tier == nil || !r.updating.TryLock() {
 		return
 	}
-	if err := r.Tier.InFront(); err != nil {
-		r.log.Warn("the kernel forwards nothing by itself any more; the router does", "error", errors.Join(err, r.suspendOffload()))
+	defer r.updating.Unlock()
+	if r.suspended {
+		return
+	}
+	switch err := r.Tier.InFront(); {
+	case err != nil && !r.behind:
+		r.behind = true
+		r.stopOffload() // first, or a packet is forwarded twice
+		r.log.Warn("the kernel forwards nothing by itself any more; the router does", "error", errors.Join(err, r.Uplink.SetScreen(nil)))
+	case err == nil && r.behind:
+		if r.Uplink.SetScreen(r.Tier) != nil { // as long as not, all goes on, and it is tried again
+			return
+		}
+		r.behind = false
+		r.follow(r.current.Load())
+		r.log.Info("the kernel forwards by itself again")
 	}
 }
 
-// follow has the kernel forward by a world, unless it is suspended; r.updating is held, but in New. Where it cannot, the router does all by itself.
+// follow has the kernel forward by a world, unless it is suspended or behind; r.updating is held, but in New. Where it cannot, the router does all by itself.
 func (r *Router) follow(w *world) {
-	if r.Tier == nil || r.suspended {
+	if r.Tier == nil || r.suspended || r.behind {
 		return
 	}
 	if err := r.Tier.SetWorld(r.offloadWorld(w)); err != nil {

@@ -93,6 +93,7 @@ type Router struct {
 	hits       atomic.Uint64 // packets that did
 
 	suspended       bool          // the kernel forwards nothing for now; under updating
+	behind          bool          // nor does it while its program does not come first, see watchOffload; under updating
 	offloadedBefore atomic.Uint64 // packets that the kernel has forwarded for the router before this one
 	duplicates      atomic.Int32  // link-local addresses on the uplink that somebody else has
 

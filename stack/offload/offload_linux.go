@@ -205,20 +205,23 @@ func (t *Tier) attach(i, index int) error {
 	return nil
 }
 
-// InFront is an error where what the uplink receives does not meet the program there before all others.
+// InFront is an error where what the uplink receives does not meet the program there before all others, or where that cannot be told. Nothing is forwarded
+// where no program was ever put, nor on an interface that is gone.
 func (t *Tier) InFront() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || atomic.LoadUint32(&t.world.Generation) == 0 {
+	if t.closed || t.links[0] == nil {
 		return nil
 	}
 	r, err := link.QueryPrograms(link.QueryOptions{Target: t.indexes[0], Attach: ebpf.AttachTCXIngress})
-	switch {
-	case errors.Is(err, unix.ENODEV): // it is gone, and the program with it
-		return nil
-	case err != nil:
+	if err != nil {
+		// The library asks after an error whether the kernel can do it, and gives that answer ever after: the error tells nothing of the interface.
+		if _, gone := net.InterfaceByIndex(t.indexes[0]); gone != nil {
+			return nil
+		}
 		return fmt.Errorf("looking for the program on the uplink: %w", err)
-	case len(r.Programs) == 0 || r.Programs[0].ID != t.id:
+	}
+	if len(r.Programs) == 0 || r.Programs[0].ID != t.id {
 		return errors.New("the program on the uplink was taken away, or there is another before it")
 	}
 	return nil
