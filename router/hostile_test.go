@@ -70,6 +70,8 @@ func TestSolicitationToAnother(t *testing.T) {
 		{stack.UplinkSide, policy.SolicitedNode(cases.One6), cases.One6, 1},
 		{stack.UplinkSide, s.net.UplinkLL, cases.One6, 1},
 		{stack.UplinkSide, cases.One6, s.net.UplinkLL, 0},
+		{stack.UplinkSide, linkLocal1, cases.One6, 0}, // which the router has on its other side
+		{stack.Guests, s.net.UplinkLL, cases.Two6, 0},
 	} {
 		f := cases.NS(s.RouterMAC, cases.MAC1, cases.One6, c.dst, c.target, cases.MAC1)
 		if c.side == stack.UplinkSide {

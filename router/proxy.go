@@ -62,7 +62,7 @@ func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	if p.ICMPType != policy.NeighborSolicitation {
 		return
 	}
-	if wd.toAnother(p) {
+	if wd.toAnother(p, linkLocal1) {
 		w.drop(g, policy.NDMalformed)
 		return
 	}
@@ -93,10 +93,11 @@ func (w *worker) guestND(p *policy.Packet, g *policy.Guest) {
 	w.out[stack.Guests] = append(w.out[stack.Guests], stack.BuildNA(g.MAC, wd.RouterMAC, linkLocal1, to, target, flags))
 }
 
-// toAnother tells whether a solicitation is on its way to another host: a node answers what it receives for itself (RFC 4861 7.2.3), and neighbour
-// discovery passes no router.
-func (wd *world) toAnother(p *policy.Packet) bool {
-	return !p.Dst.IsMulticast() && p.Dst != p.ND.Target && !wd.Own[p.Dst] && p.Dst != wd.UplinkLL
+// toAnother tells whether a solicitation is on its way to another host than the router, which has a link-local address on the side that it comes from: a
+// node answers what it receives for itself (RFC 4861 7.2.3), and neighbour discovery passes no router.
+func (wd *world) toAnother(p *policy.Packet, linkLocal netip.Addr) bool {
+	own := p.Dst == linkLocal || wd.Own[p.Dst] && !p.Dst.IsLinkLocalUnicast()
+	return !p.Dst.IsMulticast() && p.Dst != p.ND.Target && !own
 }
 
 // linkLocalTaken tells whether a link-local address is another guest's.
@@ -162,7 +163,7 @@ func (w *worker) uplinkNA(p *policy.Packet) {
 
 func (w *worker) uplinkNS(p *policy.Packet) {
 	wd := w.world
-	if wd.toAnother(p) {
+	if wd.toAnother(p, wd.UplinkLL) {
 		w.drop(nil, policy.NDMalformed)
 		return
 	}

@@ -463,7 +463,7 @@ func (x *reading) nd(p part) {
 	var target netip.Addr
 	if typ >= 135 {
 		target = netip.AddrFrom16([16]byte(b[8:24]))
-		bad = bad || target.IsMulticast() || typ == 135 && !x.dst.IsMulticast() && x.dst != target // 4.3: to the target or its group
+		bad = bad || target.IsMulticast() || typ == 135 && !x.dst.IsMulticast() && x.dst != target && !x.isOwn(x.dst) // 7.2.3: a node answers what it receives for itself
 	}
 	if x.is[policy.NDMalformed] = bad; typ == 135 && !bad {
 		x.asked, x.askedByAll = target, probe
