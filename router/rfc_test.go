@@ -351,12 +351,12 @@ func (x *reading) destination(p part) {
 	x.is[policy.LinkLocal] = p.v6 && (x.src.IsLinkLocalUnicast() || x.dst.IsLinkLocalUnicast())
 	x.is[policy.MartianDst] = noHost(x.dst)
 	x.is[policy.UnboundDst] = ours && !bound && !slices.Contains(rfcRouter, x.dst) && !slices.Contains(rfcDom0, x.dst)
-	x.is[policy.KernelHeld] = x.uplink() && slices.Contains(rfcDom0, x.dst)
+	x.is[policy.KernelHeld] = x.uplink() && slices.Contains(rfcDom0, x.dst) && !x.neighbour
 	x.is[policy.Loop] = slices.Contains(x.own, x.dst)
 	x.is[policy.NoRoute] = x.uplink() && !ours && !x.isOwn(x.dst) && !slices.Contains(rfcDom0, x.dst)
 	x.is[policy.NoNeighbour] = netip.MustParsePrefix("192.0.1.0/26").Contains(x.dst) && !slices.Contains(rfcUpstream, x.dst) && !x.forDom0()
 	asksEcho := len(p.b) > 0 && (!p.v6 && p.proto == 1 && p.b[0] == 8 || p.v6 && p.proto == 58 && p.b[0] == 128)
-	x.is[policy.RouterLocal] = x.isOwn(x.dst) && !asksEcho && !x.forDom0()
+	x.is[policy.RouterLocal] = x.isOwn(x.dst) && !asksEcho && !x.neighbour && !x.forDom0()
 }
 
 // transport: RFC 9293 3.1, RFC 768, RFC 792, RFC 4443, and what a router without flows makes of it.
