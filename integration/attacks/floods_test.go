@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -33,6 +35,7 @@ func times(short, whole int) int {
 type flood struct {
 	tool
 	parts  []string // the attack's number and how the parts begin that it is
+	number int      // of frames, where the list of attacks asks for so many; 0: see times
 	frame  func(s *scene, i int) []byte
 	honest func(ctx context.Context, s *scene) error // what the honest guest does meanwhile, beside new connections to the internet; nil: no more
 }
@@ -118,11 +121,22 @@ var floods = []flood{
 		from, to := netip.AddrPortFrom(cases.One4, 67), netip.AddrPortFrom(netip.MustParseAddr("255.255.255.255"), 68)
 		return cases.Datagram(toAll, cases.MAC1, from, to, append([]byte{2, 1, 6, 0}, make([]byte, 240)...))
 	}},
-	{parts: []string{"74 a flood"}, tool: tool{args: "MLD", to: "ff02::16/128"}, frame: func(s *scene, i int) []byte {
+	{parts: []string{"74 a flood"}, number: 100000, tool: tool{args: "MLD", to: "ff02::/64", drops: "multicast"}, frame: func(s *scene, i int) []byte {
 		reports := netip.MustParseAddr("ff02::16")
-		return nd(policy.MulticastMAC(reports), reports, 143, append([]byte{0, 0, 0, 1, 4, 0, 0, 0}, reports.AsSlice()...))
+		switch group := numbered(netip.MustParseAddr("ff02::db8:0:0"), i).AsSlice(); i % 4 {
+		case 0: // a general query, to become querier (RFC 2710 5)
+			return nd(policy.MulticastMAC(cases.AllNodes), cases.AllNodes, 130, make([]byte, 20))
+		case 1: // of as many records as a frame takes (RFC 3810 5.2)
+			const records = 70
+			record := append([]byte{4, 0, 0, 0}, group...)
+			return nd(policy.MulticastMAC(reports), reports, 143, append([]byte{0, 0, 0, records}, bytes.Repeat(record, records)...))
+		case 2: // that says a thousand, and has one
+			return nd(policy.MulticastMAC(reports), reports, 143, append([]byte{0, 0, 1000 >> 8, 1000 & 0xff, 4, 0, 0, 0}, group...))
+		default: // of ever other groups
+			return nd(policy.MulticastMAC(reports), reports, 143, append([]byte{0, 0, 0, 1, 4, 0, 0, 0}, group...))
+		}
 	}},
-	{parts: []string{"61 floods"}, tool: tool{args: "fragments", drops: "fragment-orphan", passes: 1}, frame: func(s *scene, i int) []byte {
+	{parts: []string{"61 floods"}, number: 200000, honest: long4, tool: tool{args: "fragments", drops: "fragment-orphan", passes: 1}, frame: func(s *scene, i int) []byte {
 		f := put(cases.UDP(s.router, cases.MAC1, cases.One4, x4, 64), ip4At+4, uint32(i), 2)
 		if i%2 == 0 {
 			f[ip4At+6] = 0x20 // more are to come, and never do
@@ -157,7 +171,7 @@ var floods = []flood{
 	{parts: []string{"76 echo"}, tool: tool{args: "echo to the router", drops: "router-limit"}, frame: func(s *scene, i int) []byte {
 		return cases.Echo(s.router, cases.MAC1, cases.One4, cases.Router4, false, 8)
 	}},
-	{parts: []string{"80 a flood"}, tool: tool{args: "forged sources", drops: "ip-binding martian-src"}, frame: func(s *scene, i int) []byte {
+	{parts: []string{"80 a flood"}, number: 100000, tool: tool{args: "forged sources", drops: "ip-binding martian-src"}, frame: func(s *scene, i int) []byte {
 		return cases.UDP(s.router, cases.MAC1, []netip.Addr{cases.Two4, cases.Router4}[i%2], x4, 8)
 	}},
 }
@@ -188,6 +202,12 @@ func traces(ctx context.Context, s *scene) error {
 	return err
 }
 
+// long4 sends the internet what goes in fragments, and comes back in such.
+func long4(ctx context.Context, s *scene) error {
+	_, err := s.lab.Guest("three").Ping(ctx, x4, lab.PingOptions{Size: 5000})
+	return err
+}
+
 // send floods while the honest guest, who has to find its gateway anew, opens connections to the internet.
 func (f flood) send(ctx context.Context, t *testing.T, s *scene) (said []byte, lost, err error) {
 	from := s.lab.Guest("one").Node
@@ -199,7 +219,7 @@ func (f flood) send(ctx context.Context, t *testing.T, s *scene) (said []byte, l
 		return nil, nil, err
 	}
 	defer to.Close()
-	frames := make([][]byte, times(4000, 100000))
+	frames := make([][]byte, cmp.Or(f.number, times(4000, 100000)))
 	for i := range frames {
 		frames[i] = f.frame(s, i)
 	}

@@ -50,7 +50,7 @@ func TestLogIsBounded(t *testing.T) {
 		return n
 	}
 	had, before := lines(), counts()
-	const sent = 20000
+	const sent = 100000
 	frames := [][]byte{
 		cases.UDP(s.Net.Router, cases.MAC1, cases.Two4, cases.X4, 8), cases.UDP(s.Net.Router, cases.MAC1, cases.Router4, cases.X4, 8),
 		cases.ARP(policy.BroadcastMAC, cases.MAC1, 1, cases.MAC1, cases.Two4, policy.MAC{}, cases.Router4),

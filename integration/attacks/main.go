@@ -199,9 +199,9 @@ domu "three" {
 }
 `
 
-// buildLab makes the reference's network with the honest guest.
-func buildLab(ctx context.Context) (*lab.Lab, error) {
-	src := append(config.Reference[:len(config.Reference):len(config.Reference)], three...)
+// buildLab makes a file's network with the honest guest.
+func buildLab(ctx context.Context, source string) (*lab.Lab, error) {
+	src := []byte(source + three)
 	cfg, diags := config.Parse("router.hcl", src)
 	if diags.HasErrors() {
 		return nil, diags

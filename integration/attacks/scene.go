@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"udrouter/config"
 	"udrouter/integration/lab"
 	"udrouter/policy"
 	"udrouter/router"
@@ -21,10 +22,14 @@ type scene struct {
 	conns  []*lab.Conn
 }
 
-// newScene makes one; without a program dom0's kernel is the router.
-func newScene(ctx context.Context, exe string) (_ *scene, err error) {
+// newScene makes one of the reference's network; without a program dom0's kernel is the router.
+func newScene(ctx context.Context, exe string) (*scene, error) {
+	return newSceneOf(ctx, exe, string(config.Reference))
+}
+
+func newSceneOf(ctx context.Context, exe, source string) (_ *scene, err error) {
 	s := &scene{name: "udrouter"}
-	if s.lab, err = buildLab(ctx); err != nil {
+	if s.lab, err = buildLab(ctx, source); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -33,6 +33,7 @@ type stage struct {
 	socks  []int                 // of dom0, that get what its protection lets in
 	ports  map[policy.MAC]string // of the bridge; "nobody" for what is behind none of the guests'
 	table  string                // dom0's routes
+	serves bool                  // the router tells guests of itself
 
 	strayed int // packets of the honest guest's connections that came to others
 }
@@ -431,6 +432,8 @@ func (s *stage) noise(f []byte) bool {
 		switch p.ICMPType {
 		case policy.NeighborSolicitation:
 			return p.TTL == 255
+		case policy.RouterAdvertisement:
+			return s.serves && p.Src == cases.LL1 && p.SrcMAC == s.Net.Router
 		case 130, 131, 132, 143, 133: // MLD and router solicitations
 			return p.Dst.IsMulticast()
 		case 1, 3: // nobody answered, for seconds; a fragment that was waited for

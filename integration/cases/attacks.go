@@ -81,10 +81,10 @@ var Attacks = []Attack{
 	{Number: 51, Section: "G", Title: "router advertisements of a guest", Source: "RFC 6105"},
 	{Number: 52, Section: "G", Title: "the same, hidden in headers, fragments and tags", Source: "RFC 7113 2"},
 	{Number: 54, Section: "G", Title: "router solicitations", Source: "RFC 4861 6.1.1",
-		Departs: "No network here has an ra block, so they are not answered; where one has, router.TestSolicited"},
+		Departs: "No network here has an ra block, so they are not answered; where one has, router.TestSolicited and attacks.TestRowsWhereItIsServed"},
 	{Number: 55, Section: "G", Title: "redirects", Source: "RFC 4861 8.1; RFC 1812 5.2.7.2"},
 	{Number: 56, Section: "G", Title: "DHCP servers, and clients that ask everyone", Source: "CVE-2016-5362; RFC 3046",
-		Departs: "No network here has a dhcp block, so no client may ask everyone (where one has, router.TestDHCPRowsWhereItIsServed); one that renews with a server that it knows may, for its own MAC and not as a relay"},
+		Departs: "No network here has a dhcp block, so no client may ask everyone (where one has, router.TestDHCPRowsWhereItIsServed and attacks.TestRowsWhereItIsServed); one that renews with a server that it knows may, for its own MAC and not as a relay"},
 
 	{Number: 58, Section: "H", Title: "tiny fragments", Source: "RFC 1858; RFC 3128"},
 	{Number: 59, Section: "H", Title: "overlapping fragments", Source: "RFC 5722 4; RFC 8200 4.5",
