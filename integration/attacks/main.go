@@ -185,6 +185,16 @@ reasons that it counts; where there is none, it is what became of it: a tool tha
 		k, u := outcomes[0][i], outcomes[1][i]
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s | %s |\n", t.args, t.from, t.about, k.said(t), k, u.said(t), u, u.fate(t))
 	}
+	b.WriteString("\n## Why\n\nWhere reasons do not say it.\n")
+	for _, t := range list {
+		if t.why == "" {
+			continue
+		}
+		fmt.Fprintf(&b, "\n`%s`:\n\n", t.args)
+		for line := range strings.Lines(t.why) {
+			fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
+		}
+	}
 	return b.String()
 }
 

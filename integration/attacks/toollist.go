@@ -18,6 +18,7 @@ type tool struct {
 	passes int    // how many packets of the attacker's own the provider must see at least: it may send them
 	bridge bool   // other stations' MACs: all ends at the bridge's port, nothing at the router
 	anew   bool   // the neighbour looks for its gateway and tries its address meanwhile, as a host does that comes up; the tool waits for that
+	why    string // what its frames are and why that becomes of them, where reasons do not say it; lines of a list
 	to     string // whom its packets are for or ask about, a prefix: they must come to the router
 }
 
@@ -79,14 +80,15 @@ var tools = []tool{
 	{args: "atk6-exploit6 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 10, drops: "fragment-overlap oversize-fragment nd-malformed", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 5, endless: true, drops: "routing-header malformed header-chain", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -2 eth0 ff02::1", about: "40", seconds: 5, drops: "nd-malformed nd-hoplimit checksum"},
-	{args: "atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", about: "58, 71", seconds: 300, open: true, answer: passed, drops: "malformed"},
+	{args: "atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", about: "58, 71", seconds: 300, open: true, answer: passed, drops: "fragment-orphan header-chain ingress-policy malformed", why: firewall6},
 	{args: "atk6-implementation6 -p eth0 2001:db8:ffff::7", about: "58, 64, 65", seconds: 150, answer: passed, answers: some, drops: "fragment-orphan header-chain malformed routing-header", passes: 1},
 	{args: "ra6 -i eth0 -d ff02::1 -t 9000 -P 2001:db8:bad::/64#LA -e", about: "51", seconds: 3, drops: "ra-guard"},
 	{args: "ra6 -i eth0 -d ff02::1 -t 9000 -P 2001:db8:bad::/64#LA -e --frag-hdr 32 --dst-opt-hdr 64", about: "52", seconds: 3, drops: "multicast tiny-fragment"},
 	{args: "na6 -i eth0 -d ff02::1 -t 2001:db8:3:2:1::11 -o -e", about: "45", seconds: 3, drops: "nd-spoof"},
 	{args: "na6 -i eth0 -d ff02::1 -t 2001:db8:3:2:1::11 -o -e --frag-hdr 16 --dst-opt-hdr 24", about: "45, 47, 48", seconds: 3, drops: "multicast tiny-fragment"},
 	{args: "ns6 -i eth0 -d ff02::1 -t 2001:db8:3:2:1::11 -e -F 1000 -l -z 1", about: "49", seconds: 3, endless: true, bridge: true},
-	{args: "rs6 -i eth0 -s fe80::216:3eff:fe00:1 -S 00:16:3e:00:00:01 -d ff02::2 -e -l -z 1", about: "54", seconds: 3, endless: true, drops: "nd-malformed"},
+	{args: "rs6 -i eth0 -s fe80::216:3eff:fe00:1 -S 00:16:3e:00:00:01 -d ff02::2 -e -l -z 1", about: "54", seconds: 3, endless: true, drops: "nd-malformed",
+		why: "It sends no RS: before, it solicits the MAC of the group ff02::2 itself. `nd-malformed`, since the target of an NS is no multicast address (RFC 4861 7.1.1)."},
 	{args: "rd6 -i eth0 -s fe80::1 -d 2001:db8:3:2:1::11 -r 2001:db8:ffff::7 -t fe80::10 -n", about: "55", seconds: 3, drops: "redirect"},
 	{args: "frag6 -i eth0 -O first -d 2001:db8:ffff::7", about: "61", seconds: 5, endless: true, passes: 1},
 	{args: "frag6 -i eth0 -p -d 2001:db8:ffff::7", about: "59", seconds: 30, endless: true, drops: "fragment-overlap", passes: 1},
@@ -119,3 +121,18 @@ var tools = []tool{
 	{args: "hping3 -a 192.0.2.10 -S -p 22 -i u1000 -c 500 192.0.2.11", from: internet, about: "22", seconds: 10, status: 1, drops: "spoof-ingress"},
 	{args: "hping3 --udp --flood --rand-source -p ++1 192.0.2.11", from: internet, about: "72", seconds: 4, endless: true, drops: "ingress-policy martian-src"},
 }
+
+// firewall6 are its cases by their numbers. The port is one that the neighbour's rules do not admit; echo requests they do.
+const firewall6 = `1, 2, 39a-k: a SYN, also with data and from ports of servers: ` + "`ingress-policy`" + `, as the rules say.
+3, 4: an IPv6 packet in a frame of IPv4, and version 5: ` + "`malformed`" + ` (RFC 791 3.1, RFC 8200 3).
+5 to 8, 10: the SYN behind padding, a router alert, three options headers, an atomic fragment: read through, ` + "`ingress-policy`" + ` (RFC 7112 5, RFC 6946 4).
+9: 130 options headers: ` + "`header-chain`" + `, more than 10 are no host's (RFC 8504 5.3).
+11 to 18: 2 to 260 Fragment headers in one packet: ` + "`malformed`" + `; those parts that have no first fragment: ` + "`fragment-orphan`" + `.
+19 to 23: options of 2 KB and several headers before and behind fragments: ` + "`header-chain`" + ` in the first (RFC 7112 5), ` + "`fragment-orphan`" + ` for what follows it.
+24, 25, 27, 28: the SYN in a first fragment: ` + "`ingress-policy`" + `; what follows it: ` + "`fragment-orphan`" + `; one that contradicts its own length: ` + "`malformed`" + `.
+28: one frame passes: the first fragment of an echo request that the rules admit, with its whole ICMPv6 header. Nothing of TCP follows it.
+26, 32, 35: a first fragment with more than 10 headers, or more than 512 bytes of them: ` + "`header-chain`" + `; others: ` + "`fragment-orphan`" + `.
+29 to 31: a first fragment of an ICMPv6 type that crosses no router (RFC 4890 4.3): ` + "`icmp-type`" + `; the others: ` + "`fragment-orphan`" + `.
+33, 34: a first fragment that is too short for its transport header: ` + "`tiny-fragment`" + ` (RFC 7112 5); the others: ` + "`fragment-orphan`" + `.
+36, 37: two frames each pass: echo requests that the rules admit. An option of their Destination Options header is longer than that, which is for the destination to see (RFC 8200 4.2).
+38: the same before a SYN: ` + "`ingress-policy`" + `.`

@@ -30,6 +30,9 @@ func TestToolsShowSomething(t *testing.T) {
 		if l.answers != (answers{}) && l.answer == nil {
 			t.Errorf("%s has answers, and nothing that tells them", l.args)
 		}
+		if l.why != "" && !strings.Contains(table([]tool{l}, [2][]outcome{{{}}, {{}}}), "\n- "+strings.SplitN(l.why, "\n", 2)[0]+"\n") {
+			t.Errorf("%s: the table does not say why", l.args)
+		}
 	}
 }
 
