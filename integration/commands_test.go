@@ -261,3 +261,19 @@ func TestLabInterrupted(t *testing.T) {
 		})
 	}
 }
+
+// A terminal is asked for nothing by commands that only print: what answers late, or not at all, as a serial console without anybody, would keep them waiting.
+func TestTerminalIsNotAsked(t *testing.T) {
+	cmd := exec.Command("script", "-qec", wire.Exe+" version", "/dev/null")
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "CI=") { // by which libraries forbear
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Env = append(cmd.Env, "TERM=xterm")
+	out, err := cmd.Output()
+	must(t, err)
+	if s := string(out); !strings.HasPrefix(s, "udrouter ") || strings.ContainsRune(s, '\x1b') {
+		t.Errorf("%q", s)
+	}
+}

@@ -317,7 +317,7 @@ func (e *every) run(t *testing.T, r commandRow, until string, args ...string) st
 // topOnTerminal looks at the screen until it has guests with rates, and leaves by its key.
 func topOnTerminal(t *testing.T, e *every, args ...string) {
 	cmd := e.Dom0.Command(testContext(t), "script", "-qec", "stty cols 100 rows 30; exec "+wire.Exe+" "+strings.Join(args, " "), "/dev/null")
-	cmd.Env = append(os.Environ(), "TERM=screen") // which is not asked for its colours
+	cmd.Env = append(os.Environ(), "TERM=xterm")
 	keys, err := cmd.StdinPipe()
 	must(t, err)
 	out, err := cmd.StdoutPipe()

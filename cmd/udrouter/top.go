@@ -10,7 +10,7 @@ import (
 	"os"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -42,7 +42,7 @@ func topCommand() *cobra.Command {
 			if _, err := askStatus(c.Context(), socket); err != nil { // before the screen is taken
 				return err
 			}
-			_, err := tea.NewProgram(newTop(source, every), tea.WithAltScreen(), tea.WithContext(c.Context())).Run()
+			_, err := tea.NewProgram(newTop(source, every), tea.WithContext(c.Context())).Run()
 			if errors.Is(err, tea.ErrProgramKilled) && c.Context().Err() != nil {
 				return nil
 			}
@@ -236,7 +236,7 @@ func (m *top) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 				m.flows = msg.flows
 			}
 		}
-	case tea.KeyMsg:
+	case tea.KeyPressMsg:
 		return m.key(msg)
 	}
 	return m, nil

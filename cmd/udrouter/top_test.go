@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
-	"github.com/charmbracelet/x/exp/teatest"
+	"github.com/charmbracelet/x/exp/teatest/v2"
 	"pgregory.net/rapid"
 
 	"udrouter/router"
@@ -54,11 +54,11 @@ func (*fakeSource) Flows(domu string) (router.FlowList, error) {
 
 // press sends keys to a screen, and does what comes of it at once, but for waiting.
 func press(m *top, keys ...string) {
-	types := map[string]tea.KeyType{"enter": tea.KeyEnter, "esc": tea.KeyEsc, "up": tea.KeyUp, "down": tea.KeyDown, "pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp, "home": tea.KeyHome, "end": tea.KeyEnd, "backspace": tea.KeyBackspace}
+	codes := map[string]rune{"enter": tea.KeyEnter, "esc": tea.KeyEsc, "up": tea.KeyUp, "down": tea.KeyDown, "pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp, "home": tea.KeyHome, "end": tea.KeyEnd, "backspace": tea.KeyBackspace}
 	for _, k := range keys {
-		msg := tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(k)}
-		if t, ok := types[k]; ok {
-			msg = tea.KeyMsg{Type: t}
+		msg := tea.KeyPressMsg{Text: k, Code: []rune(k)[0]}
+		if c, ok := codes[k]; ok {
+			msg = tea.KeyPressMsg{Code: c}
 		}
 		if _, cmd := m.Update(msg); cmd != nil {
 			m.Update(cmd())
@@ -67,7 +67,7 @@ func press(m *top, keys ...string) {
 }
 
 // shown is a screen without colours.
-func shown(m *top) string { return ansi.Strip(m.View()) }
+func shown(m *top) string { return ansi.Strip(m.screen()) }
 
 func topAt(width, height int, seconds ...uint64) *top {
 	m := newTop(&fakeSource{}, time.Second)
@@ -261,7 +261,7 @@ func TestTopFits(t *testing.T) {
 		}
 		for _, k := range rapid.SliceOfN(rapid.SampledFrom([]string{"up", "down", "pgdown", "pgup", "home", "end", "enter", "esc", "/", "b", "d", "n", "?", "p", "w", "backspace"}), 0, 20).Draw(t, "keys") {
 			press(m, k)
-			view := m.View()
+			view := m.screen()
 			lines := strings.Split(view, "\n")
 			if len(lines) > max(height, 1) {
 				t.Fatalf("%d lines on %d:\n%s", len(lines), height, view)
@@ -287,9 +287,9 @@ func TestTopRuns(t *testing.T) {
 		teatest.WaitFor(t, tm.Output(), func(b []byte) bool { return strings.Contains(ansi.Strip(string(b)), text) }, teatest.WithDuration(time.Minute), teatest.WithCheckInterval(5*time.Millisecond))
 	}
 	has("web-1")
-	tm.Send(tea.KeyMsg{Type: tea.KeyEnter})
+	tm.Send(tea.KeyPressMsg{Code: tea.KeyEnter})
 	has("198.51.100.7:443")
-	tm.Send(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("q")})
+	tm.Send(tea.KeyPressMsg{Text: "q", Code: 'q'})
 	if _, err := io.ReadAll(tm.FinalOutput(t, teatest.WithFinalTimeout(time.Minute))); err != nil {
 		t.Error(err)
 	}

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 )
 
 // topOrders are the orders of the list, by the key that chooses them.
@@ -41,7 +41,7 @@ func (m *top) chosen(list []*topGuest) int {
 }
 
 // key does what a key says.
-func (m *top) key(msg tea.KeyMsg) (tea.Model, tea.Cmd) {
+func (m *top) key(msg tea.KeyPressMsg) (tea.Model, tea.Cmd) {
 	k := msg.String()
 	if k == "ctrl+c" {
 		return m, tea.Quit
@@ -54,7 +54,7 @@ func (m *top) key(msg tea.KeyMsg) (tea.Model, tea.Cmd) {
 	switch k {
 	case "q":
 		return m, tea.Quit
-	case "p", " ":
+	case "p", "space":
 		m.paused = !m.paused
 	case "esc", "backspace", "left":
 		if m.domu == "" {
@@ -112,18 +112,18 @@ func (m *top) listKey(k string) tea.Cmd {
 const maxFilter = 64
 
 // edit changes the filter.
-func (m *top) edit(msg tea.KeyMsg) {
-	switch msg.Type {
-	case tea.KeyEnter:
+func (m *top) edit(msg tea.KeyPressMsg) {
+	switch msg.String() {
+	case "enter":
 		m.typing = false
-	case tea.KeyEsc:
+	case "esc":
 		m.typing, m.filter = false, ""
-	case tea.KeyBackspace:
+	case "backspace":
 		r := []rune(m.filter)
 		m.filter = string(r[:max(len(r)-1, 0)])
-	case tea.KeyRunes, tea.KeySpace:
+	default:
 		if len(m.filter) < maxFilter {
-			m.filter += string(msg.Runes)
+			m.filter += msg.Text
 		}
 	}
 }

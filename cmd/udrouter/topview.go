@@ -8,7 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/charmbracelet/lipgloss"
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 
 	"udrouter/router"
@@ -25,8 +26,11 @@ var (
 	styleSpark  = lipgloss.NewStyle().Foreground(lipgloss.Color("6"))
 )
 
-// View implements tea.Model: as many lines as the screen has, none longer than it is wide.
-func (m *top) View() string {
+// View implements tea.Model.
+func (m *top) View() tea.View { return tea.View{Content: m.screen(), AltScreen: true} }
+
+// screen is as many lines as the terminal has, none longer than it is wide.
+func (m *top) screen() string {
 	lines := m.heading()
 	switch {
 	case m.help:
