@@ -219,26 +219,36 @@ func becomeOrdinary(user string) error {
 	return becomeUser(program, uint32(n), nil)
 }
 
-// An ordinary user runs live tests in a user namespace, and is told what is missing where that cannot be.
+// An ordinary user runs live tests in a user namespace, of the program's making or one that is there, and is told what is missing where that cannot be.
 func TestLiveWithoutRoot(t *testing.T) {
+	well := []string{"ok    anyone reaches the web server\n", "2 passed, 0 failed\n"}
+	closed := []string{"opening /dev/net/tun: permission denied (its mode is 0600)", "chmod 0666 /dev/net/tun (as root)"}
 	for _, c := range []struct {
 		mode   string
+		in     string // of unshare(1)
 		status int
 		want   []string
 	}{
-		{"0666", 0, []string{"ok    anyone reaches the web server\n", "2 passed, 0 failed\n"}},
-		{"0600", 1, []string{"opening /dev/net/tun: permission denied (its mode is 0600)", "chmod 0666 /dev/net/tun (as root)"}},
+		{"0666", "", 0, well},
+		{"0666", "-Ur", 0, well},
+		{"0666", "-Urn", 0, well},
+		{"0600", "", 1, closed},
+		{"0600", "-Ur", 1, closed},
+		{"0600", "-Urn", 1, closed},
 	} {
 		dir := publicDir(t)
 		must(t, os.Mkdir(filepath.Join(dir, "tmp"), 0o777))
 		must(t, os.Chmod(filepath.Join(dir, "tmp"), 0o777))
 		program := writeFile(t, dir, "udrouter", []byte(readFile(t, wire.Exe)), 0o755)
+		if c.in != "" {
+			program = writeFile(t, dir, "inside", fmt.Appendf(nil, "#!/bin/sh\nexec unshare %s %s \"$@\"\n", c.in, program), 0o755)
+		}
 		cmd := exec.CommandContext(testContext(t), "/proc/self/exe", "test", "-c", writeFile(t, dir, "router.hcl", config.Reference, 0o644), "--live", "--junit", filepath.Join(dir, "tmp", "report.xml"))
 		cmd.Env = append(os.Environ(), asUser+"="+c.mode+" "+program, "TMPDIR="+filepath.Join(dir, "tmp"))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 		out, _ := cmd.CombinedOutput()
 		if got := cmd.ProcessState.ExitCode(); got != c.status {
-			t.Errorf("mode %s: status %d", c.mode, got)
+			t.Errorf("mode %s, in %q: status %d", c.mode, c.in, got)
 		}
 		contains(t, string(out), c.want...)
 		if c.status == 0 {

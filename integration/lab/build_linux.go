@@ -97,6 +97,11 @@ func Build(ctx context.Context, cfg *config.Config, opts Options) (*Lab, error) 
 	if opts.MTU == 0 {
 		opts.MTU = defaultMTU
 	}
+	if !initialUserNS() { // whose root may open it: here the device's mode decides
+		if err := usableTUN(); err != nil {
+			return nil, fmt.Errorf("building the lab: %w", err)
+		}
+	}
 	l := &Lab{Config: cfg, opts: opts}
 	if err := l.build(ctx); err != nil {
 		if errors.Is(err, unix.EPERM) && !initialUserNS() {

@@ -26,7 +26,23 @@ var needed = []struct {
 // run the program again in a user namespace, where it has it.
 func NeedsReexec() (bool, error) {
 	caps, err := effective()
-	return err == nil && len(lacking(caps)) > 0, err
+	return err == nil && (len(lacking(caps)) > 0 || foreignNetNS()), err
+}
+
+// foreignNetNS tells whether this process is root of a user namespace to which its network namespace
+// does not belong (`unshare -Ur`): whom it belongs to is beyond it, and none of its capabilities are
+// for there (ioctl_ns(2), user_namespaces(7)).
+func foreignNetNS() bool {
+	fd, err := openThreadNS()
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	owner, err := unix.IoctlRetInt(fd, unix.NS_GET_USERNS)
+	if err == nil {
+		_ = unix.Close(owner)
+	}
+	return errors.Is(err, unix.EPERM)
 }
 
 // effective are the calling thread's capabilities, a bit each.
