@@ -205,7 +205,7 @@ var parts = []part{
 	{78, "a bad file", "", "router.TestReloadRefused router.TestReloadUndone", ""},
 	{79, "SIGSTOP and SIGCONT under 10,000 datagrams a second and 200 connections: 3 times, with -long 30", "", "attacks.TestStoppedUnderLoad attacks.TestStopped", ""},
 	{79, "a thread that no longer comes round", "", "router.TestAlive udrouter.TestWatchdog", ""},
-	{79, "a clock that steps", "", "policy.TestBucketClock", ""},
+	{79, "a clock that steps", "", "policy.TestBucketClock router.TestClockJumps router.TestTimeOfDay", ""},
 	{80, "addresses, MACs and names twice, impossible ones, unknown keys", "", "config.TestBad policy.TestCompileErrors", ""},
 	{80, "a file that others may write", "", "integration.TestDoctor", ""},
 	{80, "10,000 guests and rules", "", "config.TestTenThousandGuestsAndRules", ""},
