@@ -731,3 +731,32 @@ func TestOnLinkScan(t *testing.T) {
 		t.Errorf("the gateway is at %v now", mac)
 	}
 }
+
+// What dom0's own kernel is told, whose MAC is the router's on the uplink, or another station, is no answer to the router.
+func TestAnswersToOthers(t *testing.T) {
+	other := policy.MAC{2, 0, 0, 0, 0, 0x98}
+	for name, c := range map[string]struct {
+		frame policy.MAC
+		to    func(s *sim) netip.Addr
+		ours  bool
+	}{
+		"to the router":           {eth0MAC, func(s *sim) netip.Addr { return s.net.UplinkLL }, true},
+		"to dom0":                 {eth0MAC, func(s *sim) netip.Addr { return netip.MustParseAddr("fe80::77") }, false},
+		"in another's frame":      {other, func(s *sim) netip.Addr { return s.net.UplinkLL }, false},
+		"to a guest that it asks": {eth0MAC, func(s *sim) netip.Addr { return cases.One6 }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := seed(t)
+			s.newWorker(stack.Guests).appearedAll()
+			s.send(stack.Guests, upstream(s, true))
+			s.settle()
+			s.links[stack.UplinkSide].Take()
+			s.send(stack.UplinkSide, cases.NA(c.frame, gatewayMAC, cases.Gateway6, c.to(s), cases.Gateway6, gatewayMAC, policy.NASolicited|policy.NAOverride|policy.NARouter))
+			s.settle()
+			sent := slices.ContainsFunc(s.frames(stack.UplinkSide), func(p policy.Packet) bool { return !p.IsND() && p.DstMAC == gatewayMAC })
+			if sent != c.ours {
+				t.Errorf("the packet that waits is sent: %t", sent)
+			}
+		})
+	}
+}
