@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -126,6 +127,7 @@ func TestDHCPv6(t *testing.T) {
 		{"INFORMATION-REQUEST to another", client6(11, other), "", 0},
 		{"INFORMATION-REQUEST with an association", client6(11, na(1)), "", policy.Malformed},
 		{"INFORMATION-REQUEST with a temporary association", client6(11, ta()), "", policy.Malformed},
+		{"INFORMATION-REQUEST with an association for prefixes", client6(11, pd), "", policy.Malformed},
 		{"a server's REPLY", client6(7, na(1), ours), "", policy.DHCPGuard},
 		{"RELAY-FORW", client6(12), "", policy.DHCPGuard},
 		{"a message of no known type", client6(200), "", policy.DHCPGuard},
@@ -236,6 +238,38 @@ func TestDHCPOfPrefixes(t *testing.T) {
 		s.say6(policy.EUI64(cases.MAC1), agents, client6(6, old).ToBytes())
 		if m := s.answer6(t); m == nil || outline(m) != "REPLY, prefixes 9: 2001:db8:3:2:5::/80 for 10m0s 2001:db8:3:2:7::/80 for 0s" {
 			t.Errorf("%s: %v", c.ipv6, m)
+		}
+	}
+}
+
+// Of many addresses, and of many prefixes, a guest is given the first, in the order of its block: as many as fit.
+func TestDHCPOfMany(t *testing.T) {
+	for _, c := range []struct{ kind, format string }{{"addresses", "2001:db8:3:2:1::%x"}, {"prefixes", "2001:db8:3:2:%x::/80"}} {
+		for _, n := range []int{maxLeased, maxLeased + 1, 2 * maxLeased} {
+			var bound, want, given []string
+			for i := range n {
+				bound = append(bound, fmt.Sprintf(c.format, 0x100+i))
+			}
+			want = bound[:maxLeased]
+			s := newSim(t, parseConfig(t, strings.Replace(servingFile(), `"2001:db8:3:2:1::10"`, `"`+strings.Join(bound, `", "`)+`"`, 1)), seedKernel())
+			s.newWorker(stack.Guests).appearedAll()
+			s.say6(policy.EUI64(cases.MAC1), agents, client6(1, &dhcpv6.OptIANA{}, &dhcpv6.OptIAPD{}).ToBytes())
+			m := s.answer6(t)
+			if m == nil {
+				t.Fatalf("%d %s: no answer, %v", n, c.kind, s.counts())
+			}
+			if c.kind == "addresses" {
+				for _, a := range m.Options.IANA()[0].Options.Addresses() {
+					given = append(given, a.IPv6Addr.String())
+				}
+			} else {
+				for _, p := range m.Options.IAPD()[0].Options.Prefixes() {
+					given = append(given, p.Prefix.String())
+				}
+			}
+			if diff := cmp.Diff(want, given); diff != "" {
+				t.Errorf("%d %s: %s", n, c.kind, diff)
+			}
 		}
 	}
 }

@@ -143,7 +143,7 @@ func TestDHCPv4(t *testing.T) {
 			}
 			leased := c.m.MessageType() != dhcpv4.MessageTypeInform
 			if m.YourIPAddr.Equal(one) != leased || (m.IPAddressLeaseTime(0) == 10*time.Minute) != leased || (m.IPAddressRenewalTime(0) == 5*time.Minute) != leased ||
-				m.IPAddressRebindingTime(0) > 10*time.Minute {
+				(m.IPAddressRebindingTime(0) == 8*time.Minute+45*time.Second) != leased { // 7/8 of the lease (RFC 2131 4.4.5)
 				t.Error(m.Summary())
 			}
 			if ones, _ := m.SubnetMask().Size(); ones != 24 || !slices.EqualFunc(m.Router(), []net.IP{ours}, net.IP.Equal) ||
