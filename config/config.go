@@ -118,6 +118,7 @@ type Network struct {
 type RA struct {
 	Lifetime time.Duration // of the default route, default 30m
 	DNS      []netip.Addr  // recursive name servers (RFC 8106)
+	OnLink   bool          // guests may take the whole prefix for on-link (RFC 4861 4.6.2), default false
 }
 
 // DHCP gives guests the addresses that they are bound to.

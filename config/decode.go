@@ -287,7 +287,7 @@ func (d *decoder) decodeNetwork(raw *rawNetwork, i int) {
 		if f == ip4 {
 			d.errorf(raw.RA.At, "Router advertisements in an IPv4 network", "Only IPv6 has them. Remove the block; dhcp configures the guests of an IPv4 network.")
 		}
-		n.RA = &RA{Lifetime: d.duration(raw.RA.Lifetime, 30*time.Minute, minLifetime, maxLifetime), DNS: d.addrs(raw.RA.DNS, ip6)}
+		n.RA = &RA{Lifetime: d.duration(raw.RA.Lifetime, 30*time.Minute, minLifetime, maxLifetime), DNS: d.addrs(raw.RA.DNS, ip6), OnLink: d.boolean(raw.RA.OnLink, false)}
 	}
 	if raw.DHCP != nil {
 		n.DHCP = &DHCP{Lease: d.duration(raw.DHCP.Lease, time.Hour, minLease, 365*24*time.Hour), DNS: d.addrs(raw.DHCP.DNS, f)}

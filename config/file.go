@@ -64,6 +64,7 @@ type rawProxy struct {
 type rawRA struct {
 	Lifetime *hcl.Attribute `hcl:"lifetime,optional"`
 	DNS      *hcl.Attribute `hcl:"dns,optional"`
+	OnLink   *hcl.Attribute `hcl:"on_link,optional"`
 	At       hcl.Range      `hcl:",def_range"`
 }
 

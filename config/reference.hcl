@@ -51,6 +51,9 @@ network "v6" {
     #lifetime = "20m"
     # Name servers. Default: none.
     #dns = ["2001:db8:3:2:1::1"]
+    # Whether guests are told that the whole prefix is on their link. They send each other's packets to the router in either case, which answers for those that are bound,
+    # and reach each other by policy; for addresses of the prefix that are nobody's it does not answer. Default: false.
+    #on_link = true
   #}
 
   # DHCP for the guests, from what they are bound to; in an IPv4 network as well. In an IPv6 network they ask for it when an ra block says so. Default: none.

@@ -192,12 +192,13 @@ func (wd *world) advertises(g *policy.Guest) bool {
 
 // advertisement is what a guest is told: of each network with an ra block in which it has an address. Nil: nothing.
 //
-// The networks' prefixes are not said to be on-link, so that guests send each other's packets to the router. A guest makes an address of its own out of a prefix only where it
-// may use it: one of 64 bits that it is bound to as a whole, or one in which it is bound to the address that its MAC makes and no dhcp block gives it that.
+// A network's prefix is said to be on-link only where the file wants it. Guests send each other's packets to the router in either case, as it answers for their
+// neighbours. A guest makes an address of its own out of a prefix only where it may use it: one of 64 bits that it is bound to as a whole, or one in which it is bound to
+// the address that its MAC makes and no dhcp block gives it that.
 func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
 	var ra *ndp.RouterAdvertisement
 	var dns []netip.Addr
-	var autonomous []netip.Prefix
+	var onLink, autonomous []netip.Prefix
 	for _, a := range g.Addrs {
 		n := wd.config[wd.Network(a.Addr())]
 		if n == nil || n.RA == nil {
@@ -209,6 +210,9 @@ func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
 		ra.RouterLifetime = max(ra.RouterLifetime, wholeSeconds(n.RA.Lifetime))
 		ra.ManagedConfiguration = ra.ManagedConfiguration || n.DHCP != nil
 		dns = appendNew(dns, n.RA.DNS...)
+		if n.RA.OnLink {
+			onLink = appendNew(onLink, n.Prefix)
+		}
 		if p, ok := wd.autonomous(g, a, n); ok {
 			autonomous = appendNew(autonomous, p)
 		}
@@ -217,8 +221,9 @@ func (wd *world) advertisement(g *policy.Guest) *ndp.RouterAdvertisement {
 		return nil
 	}
 	ra.Options = append(ra.Options, ndp.NewMTU(uint32(wd.guestMTU)))
-	for _, p := range autonomous {
-		ra.Options = append(ra.Options, &ndp.PrefixInformation{Prefix: p.Addr(), PrefixLength: uint8(p.Bits()), AutonomousAddressConfiguration: true,
+	for _, p := range appendNew(slices.Clone(onLink), autonomous...) {
+		ra.Options = append(ra.Options, &ndp.PrefixInformation{Prefix: p.Addr(), PrefixLength: uint8(p.Bits()),
+			OnLink: slices.Contains(onLink, p), AutonomousAddressConfiguration: slices.Contains(autonomous, p),
 			ValidLifetime: max(4*ra.RouterLifetime, 2*time.Hour), PreferredLifetime: ra.RouterLifetime})
 	}
 	if len(dns) > 0 {

@@ -76,6 +76,10 @@ func TestAdvertisement(t *testing.T) {
 		{"DHCP", "ra {}\ndhcp {}\n", `"2001:db8:3:2:1::10"`, "for 30m0s managed, mtu 1500"},
 		{"the address that its MAC makes", "ra {}\n", `"` + eui + `"`, "for 30m0s, mtu 1500, 2001:db8:3:2::/64 onlink false auto true"},
 		{"that one, and it is told by DHCP", "ra {}\ndhcp {}\n", `"` + eui + `"`, "for 30m0s managed, mtu 1500"},
+		{"on-link", "ra {\n on_link = true\n }\n", `"2001:db8:3:2:1::10"`, "for 30m0s, mtu 1500, 2001:db8:3:2::/64 onlink true auto false"},
+		{"on-link, and DHCP", "ra {\n on_link = true\n }\ndhcp {}\n", `"2001:db8:3:2:1::10"`, "for 30m0s managed, mtu 1500, 2001:db8:3:2::/64 onlink true auto false"},
+		{"on-link, and the address that its MAC makes", "ra {\n on_link = true\n }\n", `"2001:db8:3:2:1::10", "` + eui + `"`, "for 30m0s, mtu 1500, 2001:db8:3:2::/64 onlink true auto true"},
+		{"not on-link", "ra {\n on_link = false\n }\n", `"2001:db8:3:2:1::10"`, "for 30m0s, mtu 1500"},
 		{"a prefix too long for hosts to make addresses of", "ra {}\n", `"2001:db8:3:2:5::/80"`, "for 30m0s, mtu 1500"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -94,6 +98,64 @@ func TestAdvertisement(t *testing.T) {
 	want := map[policy.MAC][]string{cases.MAC1: {"for 30m0s managed, mtu 1500, 2001:db8:3:7::/64 onlink false auto true"}, cases.MAC2: {"for 30m0s managed, mtu 1500"}}
 	if diff := cmp.Diff(want, s.told(t)); diff != "" {
 		t.Error(diff)
+	}
+	// The network's is on-link, the guest's own in it is to make an address of.
+	s = newSim(t, parseConfig(t, strings.Replace(src, "ra {}", "ra {\n on_link = true\n }", 1)), seedKernel())
+	s.advertiser.send(everyone)
+	const network = ", 2001:db8:3::/48 onlink true auto false"
+	want = map[policy.MAC][]string{cases.MAC1: {"for 30m0s managed, mtu 1500" + network + ", 2001:db8:3:7::/64 onlink false auto true"}, cases.MAC2: {"for 30m0s managed, mtu 1500" + network}}
+	if diff := cmp.Diff(want, s.told(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A guest to whom its network is on-link asks for its neighbour, is answered by the router, and reaches the neighbour where policy lets it.
+func TestOnLinkGuestsReachEachOtherByPolicy(t *testing.T) {
+	for _, c := range []struct {
+		ingress string
+		reaches int
+		drops   map[policy.Reason]uint64
+	}{
+		{"accept", 1, map[policy.Reason]uint64{}},
+		{"drop", 0, map[policy.Reason]uint64{policy.IngressPolicy: 1}},
+	} {
+		src := strings.Replace(withNetwork("ra {\n on_link = true\n }\n", `"2001:db8:3:2:1::10"`), `default = "accept"`, `default = "`+c.ingress+`"`, 1)
+		s := newSim(t, parseConfig(t, src), seedKernel())
+		s.newWorker(stack.Guests).appearedAll()
+		s.links[stack.Guests].Take()
+		s.send(stack.Guests, cases.NS(policy.MulticastMAC(policy.SolicitedNode(cases.Two6)), cases.MAC1, cases.One6, policy.SolicitedNode(cases.Two6), cases.Two6, cases.MAC1))
+		var p policy.Packet
+		if sent := s.links[stack.Guests].Take(); len(sent) != 1 || p.Parse(sent[0].Frame, sent[0].Offload) != policy.None || p.DstMAC != cases.MAC1 || p.ND.Target != cases.Two6 || p.ND.TargetLL != s.RouterMAC {
+			t.Fatalf("%s: %d answers, %+v", c.ingress, len(sent), p.ND)
+		}
+		s.send(stack.Guests, cases.UDP(p.ND.TargetLL, cases.MAC1, cases.One6, cases.Two6, 8))
+		sent := s.links[stack.Guests].Take()
+		if len(sent) != c.reaches || len(sent) == 1 && (p.Parse(sent[0].Frame, sent[0].Offload) != policy.None || p.DstMAC != cases.MAC2 || p.Dst != cases.Two6) {
+			t.Errorf("%s: %d frames", c.ingress, len(sent))
+		}
+		if diff := cmp.Diff(c.drops, s.counts()); diff != "" {
+			t.Errorf("%s: %s", c.ingress, diff)
+		}
+	}
+}
+
+// How long a prefix goes for (RFC 4861 4.6.2): as the default route, and its on-link mark and addresses two hours at least, as shorter ones are not believed (RFC 4862 5.5.3).
+func TestPrefixLifetimes(t *testing.T) {
+	for preferred, valid := range map[time.Duration]time.Duration{12 * time.Second: 2 * time.Hour, 30 * time.Minute: 2 * time.Hour, 2 * time.Hour: 8 * time.Hour} {
+		s := newSim(t, parseConfig(t, withNetwork("ra {\n lifetime = \""+preferred.String()+"\"\n on_link = true\n }\n", `"2001:db8:3:2:1::10"`)), seedKernel())
+		wd := s.current.Load()
+		seen := 0
+		for _, o := range wd.advertisement(wd.ByMAC(cases.MAC1)).Options {
+			if o, ok := o.(*ndp.PrefixInformation); ok {
+				seen++
+				if o.ValidLifetime != valid || o.PreferredLifetime != preferred {
+					t.Errorf("%v: valid %v, preferred %v", preferred, o.ValidLifetime, o.PreferredLifetime)
+				}
+			}
+		}
+		if seen != 1 {
+			t.Errorf("%v: %d prefixes", preferred, seen)
+		}
 	}
 }
 
@@ -268,6 +330,8 @@ func TestAdvertisedAfterReload(t *testing.T) {
 	with, without := withNetwork("ra {}\n", one6), withNetwork("", one6)
 	gone := "for 0s"
 	is := "for 30m0s, mtu 1500"
+	onLink := withNetwork("ra {\n on_link = true\n }\n", one6)
+	isOnLink := is + ", 2001:db8:3:2::/64 onlink true auto false"
 	for _, c := range []struct {
 		name, from, to string
 		want           map[policy.MAC][]string
@@ -275,6 +339,9 @@ func TestAdvertisedAfterReload(t *testing.T) {
 		{"nothing has", with, with, map[policy.MAC][]string{}},
 		{"a block comes", without, with, map[policy.MAC][]string{cases.MAC1: {is}, cases.MAC2: {is}}},
 		{"a block goes", with, without, map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {gone}}},
+		{"the network is on-link now", with, onLink, map[policy.MAC][]string{cases.MAC1: {isOnLink}, cases.MAC2: {isOnLink}}},
+		{"it is not any more", onLink, with, map[policy.MAC][]string{cases.MAC1: {is}, cases.MAC2: {is}}},
+		{"it is, and the block goes", onLink, without, map[policy.MAC][]string{cases.MAC1: {gone}, cases.MAC2: {gone}}},
 		{"a guest's address goes", with, withNetwork("ra {}\n", ""), map[policy.MAC][]string{cases.MAC1: {gone}}},
 		{"a guest gets another address, and has heard what goes for it", with, withNetwork("ra {}\n", `"2001:db8:3:2:1::12"`), map[policy.MAC][]string{}},
 		{"a guest has another vif", with, strings.Replace(with, "vif1.0", "vif7.0", 1), map[policy.MAC][]string{cases.MAC1: {is}}},

@@ -18,5 +18,6 @@ network "v6" {
     lifetime = "3h"
     dns      = ["192.0.2.1"]
     prefix   = "2001:db8:3:2::/64"
+    on_link  = "true"
   }
 }
