@@ -189,3 +189,44 @@ func TestGuestIsToldByTheNextProcess(t *testing.T) {
 	<-p.Exited()
 	routers()
 }
+
+// With on_link, a guest's kernel takes the network for on-link by what the router advertises. It asks for its neighbour itself then, is answered by the router, and reaches
+// the neighbour by policy. Nothing changes for who is out of the network. Without on_link it has no such route.
+func TestOnLinkGuestsReachEachOther(t *testing.T) {
+	network := netip.MustParsePrefix("2001:db8:3:2::/64")
+	for _, on := range []bool{true, false} {
+		t.Run(fmt.Sprint(on), func(t *testing.T) {
+			l := buildLab(t, strings.Replace(serving, "  ra {\n", fmt.Sprintf("  ra {\n    on_link = %t\n", on), 1), lab.Options{})
+			one, two := l.Guest("one"), l.Guest("two")
+			for _, g := range []*lab.Guest{one, two} {
+				must(t, g.Strip(g.Link))
+			}
+			startRouter(t, l)
+			for _, g := range []*lab.Guest{one, two} {
+				for _, a := range g.Domu.IPv6 { // alone, without its network
+					must(t, g.AddAddr(g.Link, a))
+				}
+				configured(t, g, g.Domu.IPv6, "fe80::1")
+				must(t, lab.Await(testContext(t), fmt.Sprintf("that %s takes its network for on-link: %t", g.Domu.Name, on), func() (bool, error) {
+					have, err := g.OnLink(g.Link) // from the same advertisement as the default route
+					return slices.Contains(have, network) == on, err
+				}))
+			}
+			for _, port := range []uint16{22, 23} {
+				_, err := two.ServeTCP(int(port))
+				must(t, err)
+				c, err := one.Open(testContext(t), netip.AddrPortFrom(two.Domu.IPv6[0].Addr(), port))
+				if (err == nil) != (port == 22) {
+					t.Errorf("to the neighbour's port %d: %v", port, err)
+				}
+				if c != nil {
+					must(t, c.Check(testContext(t)))
+					must(t, c.Close())
+				}
+			}
+			_, err := l.Internet.ServeTCP(443)
+			must(t, err)
+			must(t, one.Transfer(testContext(t), netip.AddrPortFrom(l.Internet.Addr6(), 443), 100000))
+		})
+	}
+}

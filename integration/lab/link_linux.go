@@ -234,6 +234,25 @@ func (n *NS) DefaultRoutes(link string) (list []netip.Addr, err error) {
 	return list, err
 }
 
+// OnLink are the prefixes that a link's routes reach without a gateway, but those of single addresses, of link-local ones and of multicast.
+func (n *NS) OnLink(link string) (list []netip.Prefix, err error) {
+	err = n.onLink("listing the routes of", link, func(h *netlink.Handle, l netlink.Link) error {
+		all, err := h.RouteList(l, netlink.FAMILY_ALL)
+		for _, r := range all {
+			if r.Dst == nil || r.Gw != nil {
+				continue
+			}
+			a, _ := netip.AddrFromSlice(r.Dst.IP)
+			bits, _ := r.Dst.Mask.Size()
+			if p := netip.PrefixFrom(a.Unmap(), bits); !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() && !p.Addr().IsMulticast() {
+				list = append(list, p)
+			}
+		}
+		return err
+	})
+	return list, err
+}
+
 // Route says where packets to a prefix go.
 type Route struct {
 	Dst    netip.Prefix
