@@ -57,6 +57,7 @@ type HostRuleStatus struct {
 // LinkStatus is a link's share of Status.
 type LinkStatus struct {
 	Name      string `json:"name"`
+	Side      string `json:"side"` // "guests", "uplink" or "host"
 	RxPackets uint64 `json:"rx_packets"`
 	TxPackets uint64 `json:"tx_packets"`
 	RxBytes   uint64 `json:"rx_bytes"`
@@ -66,6 +67,8 @@ type LinkStatus struct {
 
 	Reasons map[string]uint64 `json:"drop_reasons"` // of what the link itself has dropped, which Drops has as well
 }
+
+var sideNames = [...]string{stack.Guests: "guests", stack.UplinkSide: "uplink", stack.Host: "host"}
 
 // DomuStatus is a guest's share of Status; rx is what it was sent.
 type DomuStatus struct {
@@ -101,13 +104,13 @@ func (r *Router) Status() Status {
 		Process: process(), Capture: r.capturing.status(),
 	}
 	s.Drops = words(&r.drops)
-	for _, link := range r.links {
+	for side, link := range r.links {
 		c, ok := link.(interface{ Counters() *stack.Stats })
 		if !ok {
 			continue
 		}
 		st := c.Counters()
-		s.Links = append(s.Links, LinkStatus{Name: link.Name(), RxPackets: st.RxPackets.Load(), TxPackets: st.TxPackets.Load(),
+		s.Links = append(s.Links, LinkStatus{Name: link.Name(), Side: sideNames[side], RxPackets: st.RxPackets.Load(), TxPackets: st.TxPackets.Load(),
 			RxBytes: st.RxBytes.Load(), TxBytes: st.TxBytes.Load(), Errors: st.Errors.Load(), Reopened: st.Reopened.Load(), Reasons: words(&st.Drops)})
 		for reason, n := range s.Links[len(s.Links)-1].Reasons {
 			s.Drops[reason] += n

@@ -6,6 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"udrouter/stack"
 )
 
 // The rules of host.uplink stand in the status with what they have counted, in the file's order and the default last. What cannot be read is a
@@ -43,5 +47,18 @@ func TestStatusOfHostUplink(t *testing.T) {
 	without.HostUplink = func() ([]HostCount, error) { return nil, errors.New("asked") }
 	if st := without.Status(); len(st.HostUplink) > 0 || len(st.Warnings) > 0 {
 		t.Errorf("without host.uplink %v, %q", st.HostUplink, st.Warnings)
+	}
+}
+
+// Each link says which side it is.
+func TestStatusNamesSides(t *testing.T) {
+	s := seed(t)
+	got := map[string]string{}
+	for _, l := range s.Status().Links {
+		got[l.Side] = l.Name
+	}
+	want := map[string]string{"guests": s.links[stack.Guests].Name(), "uplink": s.links[stack.UplinkSide].Name(), "host": s.links[stack.Host].Name()}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
