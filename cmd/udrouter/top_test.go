@@ -21,7 +21,7 @@ import (
 	"udrouter/router"
 )
 
-var updateTop = flag.Bool("update-top", false, "write top.svg and the goldens of top")
+var updateTop = flag.Bool("update-top", false, "write top.svg, page.png and the goldens of top")
 
 // at is a time of top's tests.
 func at(seconds int) time.Time { return time.Unix(int64(1000+seconds), 0) }
@@ -29,7 +29,11 @@ func at(seconds int) time.Time { return time.Unix(int64(1000+seconds), 0) }
 // busy is a status after so many seconds in which each guest has had traffic of its own.
 func busyStatus(seconds uint64) router.Status {
 	s := router.Status{Version: "0.1.0", Uptime: float64(11000 + seconds), Drops: map[string]uint64{"mac-binding": 20 * seconds, "egress-policy": 3}, Flows: router.FlowStatus{Active: 1234, Max: 1048576, Offloaded: 56}}
-	s.Links = []router.LinkStatus{{Name: "udr0", RxBytes: 125e6 * seconds, TxBytes: 25e6 * seconds}, {Name: "eth0", RxBytes: 25e6 * seconds, TxBytes: 125e6 * seconds}}
+	s.Links = []router.LinkStatus{
+		{Name: "udr0", Side: "guests", RxBytes: 125e6 * seconds, TxBytes: 25e6 * seconds},
+		{Name: "eth0", Side: "uplink", RxBytes: 25e6 * seconds, TxBytes: 125e6 * seconds},
+		{Name: "udrhost", Side: "host", RxBytes: 1500 * seconds, TxBytes: 15e3 * seconds},
+	}
 	for i, name := range []string{"mail", "web-1", "web-2", "build", "db"} {
 		n := uint64(i) * seconds
 		s.Domus = append(s.Domus, router.DomuStatus{Name: name, Flows: 7 * i, RxPackets: 1000 * n, TxPackets: 12000 * n, RxBytes: 1e6 * n, TxBytes: 15e6 * n, Reasons: map[string]uint64{}})
@@ -109,6 +113,48 @@ func TestTopScreens(t *testing.T) {
 	}
 	if have, err := os.ReadFile("top.svg"); err != nil || string(have) != picture {
 		t.Errorf("top.svg is not that screen: %v (go test ./cmd/udrouter -run TestTop -update-top)", err)
+	}
+}
+
+// Nothing of the heading and of the help is cut off at 80 columns: with many guests and flows, full links, and an uplink with as long a name as a card's on a bus.
+func TestTopIsNotCutOff(t *testing.T) {
+	full := func(uplink string, seconds uint64) router.Status {
+		s := busyStatus(seconds)
+		s.Uptime += 100 * 24 * 3600
+		s.Flows = router.FlowStatus{Active: 1048576, Max: 1048576, Offloaded: 1048000}
+		s.Drops = map[string]uint64{"mac-binding": 9999 * seconds}
+		s.Links[1].Name = uplink
+		for i := range s.Links {
+			s.Links[i].RxBytes, s.Links[i].TxBytes = 124e6*seconds, 124e6*seconds
+		}
+		for i := range 200 {
+			s.Domus = append(s.Domus, router.DomuStatus{Name: fmt.Sprint("guest", i), Reasons: map[string]uint64{}})
+		}
+		return s
+	}
+	for _, uplink := range []string{"eth0", "enp129s0f0", "enp129s0f1np1"} {
+		m := newTop(&fakeSource{}, time.Second)
+		m.Update(tea.WindowSizeMsg{Width: 80, Height: 24})
+		for i := range 2 {
+			m.Update(statusMsg{full(uplink, uint64(1+i)), at(1 + i), nil})
+		}
+		press(m, "?")
+		narrow := strings.Split(trimLines(shown(m)), "\n")
+		lines := append(m.heading(), topHelp...)
+		for i, line := range lines {
+			if whole := strings.TrimRight(ansi.Strip(line), " "); narrow[i] != whole {
+				t.Errorf("%s: %q of %q", uplink, narrow[i], whole)
+			}
+		}
+		for _, want := range []string{uplink + " 992M/992M", "udrhost 992M/992M", "9999 drops/s"} {
+			if !strings.Contains(narrow[1], want) {
+				t.Errorf("no %q in %q", want, narrow[1])
+			}
+		}
+	}
+	list := topAt(80, 24, 1, 2)
+	if line := strings.Split(shown(list), "\n")[1]; !strings.HasPrefix(line, "bit/s in/out") {
+		t.Errorf("%q does not say what its numbers are", line)
 	}
 }
 
@@ -240,7 +286,7 @@ func TestTopJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil || len(lines) != 3 || source.looks != 4 {
 		t.Fatalf("%v, %d lines of %d looks: %s", err, len(lines), source.looks, out)
 	}
-	if len(r.Domus) != 5 || r.Domus[4].Name != "db" || r.Domus[4].TxBits <= 0 || r.Domus[0].TxBits != 0 || len(r.Links) != 2 || r.Links[1].TxBits <= 0 || r.Drops <= 0 {
+	if len(r.Domus) != 5 || r.Domus[4].Name != "db" || r.Domus[4].TxBits <= 0 || r.Domus[0].TxBits != 0 || len(r.Links) != 3 || r.Links[1].TxBits <= 0 || r.Drops <= 0 {
 		t.Errorf("%+v", r)
 	}
 }

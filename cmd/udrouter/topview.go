@@ -54,7 +54,7 @@ func (m *top) screen() string {
 var topHelp = []string{
 	"", "  up, down, pgup, pgdown    choose a guest", "  enter                     its connections, and why its packets are dropped", "  esc                       back; in the list, forget the filter",
 	"  /                         show only guests whose name has this in it", "  b r t f d n               order by bits, rx, tx, flows, drops, name", "  p                         stop looking, and go on", "  q                         end",
-	"", "  RX is what a guest is sent, TX what it sends. A super-packet of TCP or UDP counts once.",
+	"", "  RX is what a guest is sent, TX what it sends. Of a link it is what comes in", "  and what goes out. A super-packet of TCP or UDP counts once.",
 }
 
 // heading are the first three lines: the router and its links.
@@ -63,22 +63,40 @@ func (m *top) heading() []string {
 	if m.at.IsZero() {
 		return []string{styleHead.Render("udrouter"), m.trouble(), ""}
 	}
-	up := time.Duration(s.Uptime * float64(time.Second)).Round(time.Second)
-	first := fmt.Sprintf("%s  up %v  %d guests  %d of %d flows, %d in the kernel", styleHead.Render("udrouter "+plain(s.Version)), up, len(s.Domus), s.Flows.Active, s.Flows.Max, s.Flows.Offloaded)
-	var links []string
-	for _, l := range s.Links {
+	first := fmt.Sprintf("%s  up %s  %d guests  %s of %s flows, %s in kernel", styleHead.Render("udrouter "+plain(s.Version)), since(s.Uptime), len(s.Domus),
+		count(float64(s.Flows.Active)), count(float64(s.Flows.Max)), count(float64(s.Flows.Offloaded)))
+	return []string{first, m.linkLine(), m.trouble()}
+}
+
+// linkLine is what comes in by each link, and goes out. Where it would be too long, it leaves out what it is that it says.
+func (m *top) linkLine() string {
+	var list []string
+	for _, l := range m.status.Links {
 		r := m.links[l.Name]
-		text := fmt.Sprintf("%s %s in %s out", plain(l.Name), bitsOf(r.rxBits), bitsOf(r.txBits))
+		text := fmt.Sprintf("%s %s/%s", plain(l.Name), scaled(r.rxBits), scaled(r.txBits))
 		if r.drops > 0 {
 			text += styleWarn.Render(fmt.Sprintf(" %s errors/s", count(r.drops)))
 		}
-		links = append(links, text)
+		list = append(list, text)
 	}
-	drops := fmt.Sprintf("drops %s/s", count(m.drops))
+	drops := count(m.drops) + " drops/s"
 	if m.drops > 0 {
 		drops = styleWarn.Render(drops)
 	}
-	return []string{first, strings.Join(append(links, drops), "   "), m.trouble()}
+	line := strings.Join(append(list, drops), "  ")
+	if said := "bit/s in/out  " + line; ansi.StringWidth(said) <= m.width {
+		return said
+	}
+	return line
+}
+
+// since is how long something has gone on: in seconds, and after a day in days and hours.
+func since(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	if d < 24*time.Hour {
+		return d.Round(time.Second).String()
+	}
+	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d/time.Hour%24)
 }
 
 // trouble is what is wrong, or that nothing new is looked at.
