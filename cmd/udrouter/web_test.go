@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -173,7 +174,7 @@ func TestPageInABrowser(t *testing.T) {
 	p := newPage(askedRouter(t, func(s *router.Status) { s.Domus[0].Name, s.Warnings = hostile, []string{"<b>beware</b>"} }), referenceFile(t))
 	dom := browse(t, p, "#from=domu:two&dst=198.51.100.7&proto=tcp&port=25", "--dump-dom")
 	for _, want := range []string{
-		">eth0<", ">udr0<", ">5 guests<", ">web-1<", "20 drops/s", `class="dropping"`, "<td>mac-binding</td>", "web-1 3",
+		">eth0<", ">udr0<", ">udrhost (dom0)<", ">5 guests<", ">web-1<", "20 drops/s", `class="guest dropping"`, "<td>mac-binding</td>", "web-1 3",
 		`<pre id="answer" class="reject">tcp port 25 from 192.0.2.11 (domu:two) to 198.51.100.7 (uplink)`, "no-smtp", "&lt;b&gt;beware", "&lt;img src=x", "1234 of 1048576 flows",
 	} {
 		if !strings.Contains(dom, want) {
@@ -186,6 +187,7 @@ func TestPageInABrowser(t *testing.T) {
 			t.Errorf("no %s on the page", want)
 		}
 	}
+	drawn(t, dom)
 	if strings.Contains(dom, "<img") || strings.Contains(dom, "owned<") || strings.Contains(dom, "<b>") {
 		t.Error("a guest's name is markup")
 	}
@@ -200,5 +202,20 @@ func TestPageInABrowser(t *testing.T) {
 		t.Chdir(filepath.Dir(referenceFile(t)))
 		p := newPage(askedRouter(t, nil), "router.hcl")
 		browse(t, p, "#from=domu:two&dst=198.51.100.7&proto=tcp&port=25", "--screenshot="+name)
+	}
+}
+
+// drawn checks where the page has what: the uplink left of the router, the guests' TAP and the guests right of it, dom0 below it.
+func drawn(t *testing.T, dom string) {
+	t.Helper()
+	at := map[string][2]float64{}
+	for _, m := range regexp.MustCompile(`<rect x="([\d.]+)" y="([\d.]+)"[^>]*></rect><text [^>]*>([^<]*)</text>`).FindAllStringSubmatch(dom, -1) {
+		x, _ := strconv.ParseFloat(m[1], 64)
+		y, _ := strconv.ParseFloat(m[2], 64)
+		at[m[3]] = [2]float64{x, y}
+	}
+	uplink, r, tap, guest, host := at["eth0"], at["udrouter"], at["udr0"], at["web-1"], at["udrhost (dom0)"]
+	if len(at) != 4+5 || uplink[0] >= r[0] || r[0] >= tap[0] || tap[0] >= guest[0] || host[0] != r[0] || host[1] <= r[1] {
+		t.Errorf("drawn at (x, y): %v", at)
 	}
 }

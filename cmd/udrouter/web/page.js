@@ -23,7 +23,7 @@ function rates(list, before, seconds) {
   return list.map(x => {
     const w = known.get(x.name) || {};
     return {
-      name: x.name, flows: x.flows, total: x.drops || 0,
+      name: x.name, side: x.side, flows: x.flows, total: x.drops || 0,
       rx: 8 * per(w.rx_bytes, x.rx_bytes, seconds), tx: 8 * per(w.tx_bytes, x.tx_bytes, seconds), drops: per(w.drops, x.drops, seconds),
     };
   });
@@ -37,34 +37,48 @@ function draw(kind, parent, attributes, text) {
   return e;
 }
 
-function box(svg, x, y, name, lines, dropping) {
-  const g = draw('g', svg, dropping ? { class: 'dropping' } : {});
-  draw('rect', g, { x: x + .5, y: y + .5, width: 220, height: 20 + 16 * lines.length, rx: 4 });
-  draw('text', g, { x: x + 8, y: y + 15, class: 'name' }, name.length > 28 ? name.slice(0, 27) + '…' : name);
+const wide = 190, column = 236; // of a box, and from one to the next
+
+function box(svg, role, x, y, name, lines) {
+  const g = draw('g', svg, { class: role });
+  draw('rect', g, { x: x + .5, y: y + .5, width: wide, height: 20 + 16 * lines.length, rx: 4 });
+  draw('text', g, { x: x + 8, y: y + 15, class: 'name' }, name.length > 24 ? name.slice(0, 23) + '…' : name);
   lines.forEach((l, i) => draw('text', g, { x: x + 8, y: y + 31 + 16 * i, class: i === 1 ? 'drops' : '' }, l));
 }
 
 // width of a line: one more for each tenfold of a kilobit a second.
 const width = bits => 1 + Math.max(0, Math.log10(bits / 1000));
 
+// network draws the uplink on the left, the router in the middle with dom0 below it, and on the right the guests' TAP and the guests.
 function network(links, guests) {
   const svg = $('network');
   const shown = [...guests].sort((a, b) => b.rx + b.tx - a.rx - a.tx || (a.name < b.name ? -1 : 1)).slice(0, most);
-  const step = 60, height = Math.max(shown.length, 2) * step + (guests.length > shown.length ? 20 : 0), middle = Math.max(shown.length, 2) * step / 2;
+  const step = 60, rows = Math.max(shown.length, 3) * step, height = rows + (guests.length > shown.length ? 20 : 0), middle = rows / 2;
   svg.replaceChildren();
   svg.setAttribute('viewBox', `0 0 900 ${height}`);
-  links.forEach((l, i) => {
-    const y = middle - links.length * 30 + i * step;
-    draw('line', svg, { x1: 220, y1: y + 26, x2: 340, y2: middle, 'stroke-width': width(l.rx + l.tx) });
-    box(svg, 0, y, l.name, [`${scaled(l.rx)}bit/s in, ${scaled(l.tx)}bit/s out`], false);
-  });
-  box(svg, 340, middle - 26, 'udrouter', [`${guests.length} guests`], false);
+  for (const l of links) {
+    const rate = [`${scaled(l.rx)}bit/s in, ${scaled(l.tx)}bit/s out`], stroke = { 'stroke-width': width(l.rx + l.tx) };
+    switch (l.side) {
+      case 'guests':
+        draw('line', svg, { x1: column + wide, y1: middle, x2: 2 * column, y2: middle, ...stroke });
+        box(svg, 'tap', 2 * column, middle - 18, l.name, rate);
+        break;
+      case 'host':
+        draw('line', svg, { x1: column + wide / 2, y1: middle + 18, x2: column + wide / 2, y2: middle + 48, ...stroke });
+        box(svg, 'host', column, middle + 48, `${l.name} (dom0)`, rate);
+        break;
+      default:
+        draw('line', svg, { x1: wide, y1: middle, x2: column, y2: middle, ...stroke });
+        box(svg, 'uplink', 0, middle - 18, l.name, rate);
+    }
+  }
+  box(svg, 'router', column, middle - 18, 'udrouter', [`${guests.length} guests`]);
   shown.forEach((g, i) => {
     const y = i * step;
-    draw('line', svg, { x1: 560, y1: middle, x2: 680, y2: y + 26, 'stroke-width': width(g.rx + g.tx) });
-    box(svg, 679, y, g.name, [`rx ${scaled(g.rx)}bit/s, tx ${scaled(g.tx)}bit/s`, `${g.flows} flows, ${scaled(g.drops)} drops/s`], g.drops > 0);
+    draw('line', svg, { x1: 2 * column + wide, y1: middle, x2: 3 * column, y2: y + 26, 'stroke-width': width(g.rx + g.tx) });
+    box(svg, g.drops > 0 ? 'guest dropping' : 'guest', 3 * column, y, g.name, [`rx ${scaled(g.rx)}bit/s, tx ${scaled(g.tx)}bit/s`, `${g.flows} flows, ${scaled(g.drops)} drops/s`]);
   });
-  if (guests.length > shown.length) draw('text', svg, { x: 680, y: height - 5 }, `and ${guests.length - shown.length} more`);
+  if (guests.length > shown.length) draw('text', svg, { x: 3 * column, y: height - 5 }, `and ${guests.length - shown.length} more`);
 }
 
 function cell(row, text, number) {
