@@ -17,33 +17,44 @@ import (
 	"udrouter/router"
 )
 
-// between is the time from one event to the next.
-const between = 300 * time.Millisecond
+// between is the time from one event to the next, and calm that after every tenth: traffic must also be seen when nothing is disturbed.
+const between, calm = 300 * time.Millisecond, 4 * time.Second
 
 // events has things happen, one after the other, until ctx ends; then all is as it was.
 func (s *soak) events(ctx context.Context, rng *rand.Rand) {
 	list := []struct {
-		name string
-		do   func(context.Context, *rand.Rand) error
+		name     string
+		do       func(context.Context, *rand.Rand) error
+		disturbs bool
 	}{
-		{"guests that came or went", s.comeOrGo}, {"guests that came or went", s.comeOrGo}, {"guests that came or went", s.comeOrGo},
-		{"reloads", s.reload}, {"reloads", s.reload},
-		{"uplink down and up", s.flap}, {"MTU of the uplink changed and back", s.otherMTU}, {"another MAC of the provider's router", s.otherMAC},
-		{"TAP deleted", s.deleteTAP},
+		{"guests that came or went", s.comeOrGo, false}, {"guests that came or went", s.comeOrGo, false}, {"guests that came or went", s.comeOrGo, false},
+		{"reloads", s.reload, false}, {"reloads", s.reload, false},
+		{"uplink down and up", s.flap, true}, {"MTU of the uplink changed and back", s.otherMTU, true}, {"another MAC of the provider's router", s.otherMAC, true},
+		{"TAP deleted", s.deleteTAP, true},
 	}
 	for round := 0; ctx.Err() == nil; round++ {
 		e := list[rng.IntN(len(list))]
 		if round < len(list) { // each at least once
 			e = list[round]
 		}
+		if e.disturbs {
+			s.disturbed.begin(time.Now())
+		}
 		err := e.do(context.WithoutCancel(ctx), rng)
+		if e.disturbs {
+			s.disturbed.end(time.Now())
+		}
 		s.counted("event: "+e.name, err)
 		if err != nil {
 			s.complain("%s: %v", e.name, err)
 		}
+		pause := between
+		if round%10 == 9 {
+			pause = calm
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(between):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -45,13 +45,15 @@ type soak struct {
 	complaints []string
 	samples    []sample
 	done       map[string]*count
+	traffic    map[string]*tries
+	disturbed  disturbances
 }
 
-// count is how often something was done, and how often it came to nothing, which a link that is down may be the cause of.
+// count is how often something was done, and how often it came to nothing.
 type count struct{ well, ill atomic.Uint64 }
 
 func newSoak(ctx context.Context, o options, progress io.Writer) (*soak, error) {
-	s := &soak{options: o, progress: progress, done: map[string]*count{}}
+	s := &soak{options: o, progress: progress, done: map[string]*count{}, traffic: map[string]*tries{}}
 	src, err := s.source(false)
 	if err != nil {
 		return nil, err
@@ -199,11 +201,7 @@ func (s *soak) counted(what string, err error) {
 		s.done[what] = c
 	}
 	s.mu.Unlock()
-	if err != nil {
-		c.ill.Add(1)
-	} else {
-		c.well.Add(1)
-	}
+	c.add(err)
 }
 
 // source is the file; another one that admits as much has one rule more.

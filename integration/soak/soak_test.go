@@ -20,7 +20,7 @@ func TestSoak(t *testing.T) {
 	if err := run(t.Context(), []string{"-time", "20s", "-guests", "16", "-seed", "1", "-out", dir}, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out.String(), progress.String())
 	}
-	for _, want := range []string{"All held: 12 connections", "| event: reloads |", "| event: uplink down and up |", "| forged frames |", "| `ip-binding` |", "![memory](memory.svg)"} {
+	for _, want := range []string{"All held: 12 connections", "| event: reloads |", "| event: uplink down and up |", "| forged frames |", "| `ip-binding` |", "At least 99 % of the tries", "| ping, guest to internet |", "![memory](memory.svg)"} {
 		text, err := os.ReadFile(filepath.Join(dir, "report.md"))
 		if err != nil || !strings.Contains(string(text), want) {
 			t.Errorf("the report lacks %q: %v\n%s", want, err, text)
@@ -52,18 +52,21 @@ func TestJudge(t *testing.T) {
 		"": func(p *sample, s *soak) {
 			p.rss += moreMemory
 			p.files += moreFiles
-			s.counted("pings", errors.New("lost"))
+			s.counted("forged frames", errors.New("ENOBUFS"))
 		},
-		"bytes of memory":          func(p *sample, _ *soak) { p.rss += moreMemory + 1 },
-		"goroutines":               func(p *sample, _ *soak) { p.status.Process.Goroutines += moreGoroutines + 1 },
-		"threads":                  func(p *sample, _ *soak) { p.threads += moreThreads + 1 },
-		"descriptors":              func(p *sample, _ *soak) { p.files += moreFiles + 1 },
-		"foreign MAC off":          func(p *sample, _ *soak) { p.status.ForeignMAC = 1 },
-		"defects were met":         func(p *sample, _ *soak) { p.status.Drops = map[string]uint64{"internal": 1} },
-		"flows, of at most":        func(p *sample, _ *soak) { p.status.Flows.Active = 11 },
-		"none of 11 has gone well": func(_ *sample, s *soak) { s.done["pings"].ill.Store(11) },
+		"bytes of memory":                 func(p *sample, _ *soak) { p.rss += moreMemory + 1 },
+		"goroutines":                      func(p *sample, _ *soak) { p.status.Process.Goroutines += moreGoroutines + 1 },
+		"threads":                         func(p *sample, _ *soak) { p.threads += moreThreads + 1 },
+		"descriptors":                     func(p *sample, _ *soak) { p.files += moreFiles + 1 },
+		"foreign MAC off":                 func(p *sample, _ *soak) { p.status.ForeignMAC = 1 },
+		"defects were met":                func(p *sample, _ *soak) { p.status.Drops = map[string]uint64{"internal": 1} },
+		"flows, of at most":               func(p *sample, _ *soak) { p.status.Flows.Active = 11 },
+		"forged frames could not be sent": func(_ *sample, s *soak) { s.done["forged frames"].ill.Store(4) },
+		"ping, guest to guest, with nothing disturbed: 1 of 5 tries": func(_ *sample, s *soak) { s.traffic["ping, guest to guest"].calm.ill.Store(4) },
 	} {
-		s := &soak{progress: io.Discard, done: map[string]*count{"pings": {}}}
+		s := &soak{progress: io.Discard, done: map[string]*count{"forged frames": {}}, traffic: map[string]*tries{"ping, guest to guest": {}}}
+		s.done["forged frames"].well.Store(100)
+		s.traffic["ping, guest to guest"].calm.well.Store(1)
 		first := sample{status: router.Status{Flows: router.FlowStatus{Active: 5, Max: 10}}, rss: 1, files: 1, threads: 1}
 		last := first
 		change(&last, s)

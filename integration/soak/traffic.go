@@ -57,9 +57,10 @@ func (s *soak) mix(ctx context.Context, rng *rand.Rand) {
 		if from == to {
 			continue
 		}
+		began := time.Now()
 		what, err := s.once(ctx, from, pick(v6, to), rng)
 		if ctx.Err() == nil {
-			s.counted(what+", "+where, err)
+			s.tried(what+", "+where, began, err)
 		}
 	}
 }
