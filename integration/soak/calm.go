@@ -16,7 +16,7 @@ const (
 	// inFlight is how long after it began a try may be lost by a disturbance that began later; the rest of the time it waits for an answer.
 	inFlight = 200 * time.Millisecond
 
-	calmBound, disturbedBound = 99, 95 // percent of the tries of a kind that must succeed
+	calmBound, disturbedBound = 99, 90 // percent of the tries of a kind that must succeed
 	fewLost                   = 3      // of each kind may be lost anyway: of few tries a percentage says little
 )
 
