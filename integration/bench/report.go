@@ -1,7 +1,6 @@
 package main
 
 import (
-	"debug/buildinfo"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"udrouter/integration/tool"
 )
 
 // report is all that a run found out.
@@ -42,7 +43,7 @@ func facts(o options) ([]fact, error) {
 		{"method", fmt.Sprintf("median of %d rounds of %s each; datagrams by %d sender(s)", o.n, o.time, o.senders)},
 	}
 	for _, p := range o.programs {
-		list = append(list, fact{p.name, revision(p.path)})
+		list = append(list, fact{p.name, tool.Revision(p.path)})
 	}
 	return list, nil
 }
@@ -67,24 +68,6 @@ func loadAverage() string {
 		return strings.Join(f[:3], " ")
 	}
 	return "unknown"
-}
-
-// revision says what a program was built from.
-func revision(path string) string {
-	info, err := buildinfo.ReadFile(path)
-	if err != nil {
-		return "unknown revision"
-	}
-	rev, changed := "unknown revision", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			rev = "revision " + s.Value[:min(12, len(s.Value))]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			changed = ", changed"
-		}
-	}
-	return rev + changed + ", " + info.GoVersion
 }
 
 // write writes the report as a table: each contestant's median, and but for the base its ratio to the base with the range that the rounds

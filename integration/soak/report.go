@@ -8,11 +8,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"udrouter/integration/plot"
+	"udrouter/integration/tool"
 	"udrouter/policy"
 	"udrouter/router"
 )
@@ -76,20 +78,54 @@ const (
 	moreFiles      = 8
 )
 
+// What a router may hold at any time. Memory is the program's with its rings and queues, each guest's, and each flow's: of less than 256 bytes, and as many
+// again before they are collected. None of the others grows with guests or flows, and only workers with processors.
+const (
+	baseMemory  = 96 << 20  // bytes
+	guestMemory = 128 << 10 // bytes
+	flowMemory  = 512       // bytes
+
+	mostGoroutines, mostThreads, mostFiles = 48, 16, 40
+	perProcessor                           = 8 // more of each
+)
+
+// held is one of what a router holds.
+type held struct {
+	what    string
+	of      func(sample) uint64
+	more    uint64 // that it may hold in the end than after a third of the time
+	ceiling uint64 // of every sample
+}
+
+// held lists what is judged.
+func (s *soak) held() []held {
+	flows := s.most(func(p sample) uint64 { return uint64(p.status.Flows.Active) })
+	workers := uint64(runtime.NumCPU()) * perProcessor
+	return []held{
+		{"bytes of memory", func(p sample) uint64 { return p.rss }, moreMemory, baseMemory + uint64(s.guests)*guestMemory + flows*flowMemory},
+		{"goroutines", func(p sample) uint64 { return p.status.Process.Goroutines }, moreGoroutines, mostGoroutines + workers},
+		{"threads", func(p sample) uint64 { return uint64(p.threads) }, moreThreads, mostThreads + workers},
+		{"descriptors", func(p sample) uint64 { return uint64(p.files) }, moreFiles, mostFiles + workers},
+	}
+}
+
+// most is the highest of all samples.
+func (s *soak) most(of func(sample) uint64) (n uint64) {
+	for _, p := range s.samples {
+		n = max(n, of(p))
+	}
+	return n
+}
+
 // judge looks at the samples.
 func (s *soak) judge() {
 	first, last := s.samples[len(s.samples)/3], s.samples[len(s.samples)-1]
-	for _, c := range []struct {
-		what                string
-		first, last, allows uint64
-	}{
-		{"bytes of memory", first.rss, last.rss, moreMemory},
-		{"goroutines", first.status.Process.Goroutines, last.status.Process.Goroutines, moreGoroutines},
-		{"threads", uint64(first.threads), uint64(last.threads), moreThreads},
-		{"descriptors", uint64(first.files), uint64(last.files), moreFiles},
-	} {
-		if c.last > c.first+c.allows {
-			s.complain("%d %s at the end, %d after a third of the time", c.last, c.what, c.first)
+	for _, h := range s.held() {
+		if h.of(last) > h.of(first)+h.more {
+			s.complain("%d %s at the end, %d after a third of the time", h.of(last), h.what, h.of(first))
+		}
+		if most := s.most(h.of); most > h.ceiling {
+			s.complain("%d %s at a time, the ceiling is %d", most, h.what, h.ceiling)
 		}
 	}
 	st := last.status
@@ -185,7 +221,8 @@ func (s *soak) write(out io.Writer) error {
 func (s *soak) report() []byte {
 	var b bytes.Buffer
 	last := s.samples[len(s.samples)-1]
-	fmt.Fprintf(&b, "# Soak of %v with %d guests, %d of them by hotplug\n\nudrouter %s, seed %d.\n\n", s.time, s.guests, comers, last.status.Version, s.seed)
+	fmt.Fprintf(&b, "# Soak of %v with %d guests, %d of them by hotplug\n\nudrouter %s, %s, seed %d. It went on for %v until %s, with %d samples.\n\n",
+		s.time, s.guests, comers, last.status.Version, tool.Revision(s.exe), s.seed, last.at.Round(time.Second), time.Now().UTC().Format(time.DateOnly), len(s.samples))
 	if len(s.complaints) == 0 {
 		fmt.Fprintf(&b, "All held: %d connections went on from beginning to end, and no foreign MAC was seen.\n", len(s.conns))
 	}
@@ -197,24 +234,18 @@ func (s *soak) report() []byte {
 		fmt.Fprintf(&b, "| %s | %d | %d |\n", what, s.done[what].well.Load(), s.done[what].ill.Load())
 	}
 	b.WriteString(s.trafficTable())
-	fmt.Fprintf(&b, "\n| what it holds | first | most | at the end |\n|---|--:|--:|--:|\n")
-	for _, row := range []struct {
-		what string
-		of   func(sample) uint64
-	}{
-		{"resident memory, MiB", func(p sample) uint64 { return p.rss >> 20 }},
-		{"heap, MiB", func(p sample) uint64 { return p.status.Process.Heap >> 20 }},
-		{"goroutines", func(p sample) uint64 { return p.status.Process.Goroutines }},
-		{"threads", func(p sample) uint64 { return uint64(p.threads) }},
-		{"descriptors", func(p sample) uint64 { return uint64(p.files) }},
-		{"flows", func(p sample) uint64 { return uint64(p.status.Flows.Active) }},
-	} {
-		most := uint64(0)
-		for _, p := range s.samples {
-			most = max(most, row.of(p))
+	fmt.Fprintf(&b, "\n| what it holds | first | most | at the end | ceiling |\n|---|--:|--:|--:|--:|\n")
+	for _, h := range append(s.held(),
+		held{what: "bytes of heap", of: func(p sample) uint64 { return p.status.Process.Heap }},
+		held{what: "flows", of: func(p sample) uint64 { return uint64(p.status.Flows.Active) }, ceiling: uint64(last.status.Flows.Max)}) {
+		ceiling := ""
+		if h.ceiling > 0 {
+			ceiling = fmt.Sprint(h.ceiling)
 		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", row.what, row.of(s.samples[0]), most, row.of(last))
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %s |\n", h.what, h.of(s.samples[0]), s.most(h.of), h.of(last), ceiling)
 	}
+	fmt.Fprintf(&b, "\nThe ceiling of memory is %d MiB, and %d KiB for each guest and %d bytes for each of the most flows that there were; that of the others is %d, %d and %d, and %d for each of %d processors.\n",
+		baseMemory>>20, guestMemory>>10, flowMemory, mostGoroutines, mostThreads, mostFiles, perProcessor, runtime.NumCPU())
 	fmt.Fprintf(&b, "\n| dropped for | packets |\n|---|--:|\n")
 	for _, reason := range slices.Sorted(maps.Keys(last.status.Drops)) {
 		fmt.Fprintf(&b, "| `%s` | %d |\n", reason, last.status.Drops[reason])
