@@ -19,6 +19,7 @@ type outcome struct {
 	heard     int // frames of the neighbour's, by the attacker
 	own       int // packets of the attacker's own, seen by the provider
 	neighbour int // frames by the attacker's doing
+	unlike    int // of them, those that are not of the kind that the tool's opening has
 	provider  int
 	seen      [][]byte // the first of those at the neighbour and the provider
 	answers   int
@@ -97,7 +98,12 @@ func (o outcome) bad(t tool) (why []string) {
 	if o.err != nil {
 		return []string{o.err.Error()}
 	}
-	say(o.neighbour > 0 && !t.open, "%d frames came to the neighbour: %x", o.neighbour, o.seen)
+	if t.open == nil {
+		say(o.neighbour > 0, "%d frames came to the neighbour: %x", o.neighbour, o.seen)
+	} else {
+		say(o.unlike > 0, "%d of %d frames that came to the neighbour are no %s: %x", o.unlike, o.neighbour, t.open.what, o.seen)
+		say(o.neighbour > t.open.most, "%d frames came to the neighbour, want %d at most: %x", o.neighbour, t.open.most, o.seen)
+	}
 	say(o.provider > 0, "%d forged frames came to the provider: %x", o.provider, o.seen)
 	say(len(o.believed) > 0, "believed: %s", strings.Join(o.believed, "; "))
 	say(o.lost != nil, "others were not served: %v", o.lost)

@@ -1,6 +1,10 @@
 package main
 
-import "regexp"
+import (
+	"regexp"
+
+	"udrouter/policy"
+)
 
 // tool is a command line that an attacker runs, and what shows that its packets came to the router and what became of them.
 type tool struct {
@@ -12,7 +16,7 @@ type tool struct {
 	status  int            // with which it may end as well as with 0: some say so when nobody answers
 	answer  *regexp.Regexp // a line of its output that is an answer; nil: it has none
 	answers answers        // how many it may and must have of udrouter
-	open    bool           // the neighbour's rules admit some of it
+	open    *opening       // what of it the neighbour's rules admit; nil: nothing
 
 	drops  string // reasons, each of which the router must count for the attacker
 	passes int    // how many packets of the attacker's own the provider must see at least: it may send them
@@ -35,6 +39,22 @@ func (a attacker) String() string { return [...]string{"guest", "internet"}[a] }
 type answers struct{ least, most int }
 
 var some = answers{1, -1}
+
+// opening bounds what may come to the neighbour by the attacker's doing: packets of one kind, and at most so many.
+type opening struct {
+	what string
+	is   func(*policy.Packet) bool
+	most int
+}
+
+func echoes(most int) *opening {
+	return &opening{"echo requests", (*policy.Packet).IsEchoRequest, most}
+}
+
+func (o *opening) admits(frame []byte) bool {
+	var p policy.Packet
+	return p.Parse(frame, policy.Offload{}) == policy.None && o.is(&p)
+}
 
 var (
 	replies = regexp.MustCompile(`(?m)^\d+ bytes from|bytes from .*index=|^len=|Target link-layer address:|from fe80`)
@@ -80,7 +100,7 @@ var tools = []tool{
 	{args: "atk6-exploit6 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 10, drops: "fragment-overlap oversize-fragment nd-malformed", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 5, endless: true, drops: "routing-header malformed header-chain", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -2 eth0 ff02::1", about: "40", seconds: 5, drops: "nd-malformed nd-hoplimit checksum"},
-	{args: "atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", about: "58, 71", seconds: 300, open: true, answer: passed, drops: "fragment-orphan header-chain ingress-policy malformed", why: firewall6},
+	{args: "atk6-firewall6 eth0 2001:db8:3:2:1::11 8080", about: "58, 71", seconds: 300, open: echoes(5), answer: passed, drops: "fragment-orphan header-chain ingress-policy malformed", why: firewall6},
 	{args: "atk6-implementation6 -p eth0 2001:db8:ffff::7", about: "58, 64, 65", seconds: 150, answer: passed, answers: some, drops: "fragment-orphan header-chain malformed routing-header", passes: 1},
 	{args: "ra6 -i eth0 -d ff02::1 -t 9000 -P 2001:db8:bad::/64#LA -e", about: "51", seconds: 3, drops: "ra-guard"},
 	{args: "ra6 -i eth0 -d ff02::1 -t 9000 -P 2001:db8:bad::/64#LA -e --frag-hdr 32 --dst-opt-hdr 64", about: "52", seconds: 3, drops: "multicast tiny-fragment"},
@@ -114,8 +134,8 @@ var tools = []tool{
 	{args: "hping3 -1 -C 13 -c 3 192.0.2.1", about: "70, 76", seconds: 8, answer: replies, status: 1, drops: "icmp-type"},
 	{args: "hping3 --udp -f -d 64 -p 5000 -c 3 192.0.2.11", about: "58", seconds: 8, status: 1, drops: "fragment-orphan ingress-policy"},
 	{args: "hping3 -S -p ++1000 --flood 198.51.100.7", about: "72", seconds: 4, endless: true, drops: "limit-new-flows", passes: 1},
-	{args: "atk6-ndpexhaust26 -r -p eth0 2001:db8:3:2::", from: internet, about: "50", seconds: 3, open: true, endless: true, to: "2001:db8:3:2::/64"},
-	{args: "nmap -n -sn -PE --min-rate 1000 --max-retries 0 192.0.2.0/24", from: internet, about: "50", seconds: 30, answer: hosts, open: true, drops: "unbound-dst broadcast", answers: answers{4, 4}},
+	{args: "atk6-ndpexhaust26 -r -p eth0 2001:db8:3:2::", from: internet, about: "50", seconds: 3, endless: true, to: "2001:db8:3:2::/64"},
+	{args: "nmap -n -sn -PE --min-rate 1000 --max-retries 0 192.0.2.0/24", from: internet, about: "50", seconds: 30, answer: hosts, open: echoes(1), drops: "unbound-dst broadcast", answers: answers{4, 4}},
 	{args: "nmap -n -Pn -sF -p 1-100 --max-retries 0 192.0.2.11", from: internet, about: "71", seconds: 30, answer: ports, drops: "ingress-policy"},
 	{args: "nmap -n -Pn -sS -p 1-1024 --max-retries 1 --min-rate 500 192.0.2.1", from: internet, about: "76", seconds: 60, answer: ports, drops: "router-local"},
 	{args: "hping3 -a 192.0.2.10 -S -p 22 -i u1000 -c 500 192.0.2.11", from: internet, about: "22", seconds: 10, status: 1, drops: "spoof-ingress"},

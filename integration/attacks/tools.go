@@ -246,6 +246,9 @@ func (w *watching) look(ctx context.Context, o *outcome) error {
 	w.close()
 	arrived := func(f lab.Frame) bool { return !f.Outgoing }
 	o.neighbour, o.provider = w.neighbour.Count(arrived)+w.neighbour.Lost(), w.provider.Count(arrived)+w.provider.Lost()
+	if open := w.t.open; open != nil {
+		o.unlike = w.neighbour.Count(func(f lab.Frame) bool { return arrived(f) && !open.admits(f.Data) })
+	}
 	for _, sniffed := range [][]lab.Frame{w.neighbour.Frames(), w.provider.Frames()} {
 		for _, f := range sniffed {
 			if arrived(f) && len(o.seen) < 5 {

@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"udrouter/integration/cases"
 	"udrouter/integration/wire"
 	"udrouter/policy"
 )
@@ -55,6 +57,9 @@ func TestToolsAreJudged(t *testing.T) {
 	wire.Must(t, err)
 	t.Cleanup(func() { wire.Must(t, s.close()) })
 	dir := t.TempDir()
+	syn := func(most int) *opening {
+		return &opening{"SYNs", func(p *policy.Packet) bool { return p.Proto == policy.ProtoTCP }, most}
+	}
 	for i, c := range []struct {
 		script string
 		tool   tool
@@ -76,7 +81,9 @@ func TestToolsAreJudged(t *testing.T) {
 		{"echo x >/dev/udp/192.0.2.11/9", tool{drops: "ingress-policy", answer: ports, answers: some}, "0 answers, want 1 at least"},
 		{"echo x >/dev/udp/192.0.2.11/443", tool{drops: "ingress-policy"}, ""},
 		{"exec 3<>/dev/tcp/192.0.2.11/443", tool{to: "192.0.2.11/32", status: 1}, "frames came to the neighbour"}, // which its rules admit
-		{"exec 3<>/dev/tcp/192.0.2.11/443", tool{to: "192.0.2.11/32", status: 1, open: true}, ""},
+		{"exec 3<>/dev/tcp/192.0.2.11/443", tool{to: "192.0.2.11/32", status: 1, open: syn(1)}, ""},
+		{"exec 3<>/dev/tcp/192.0.2.11/443", tool{to: "192.0.2.11/32", status: 1, open: syn(0)}, "1 frames came to the neighbour, want 0 at most"},
+		{"exec 3<>/dev/tcp/192.0.2.11/443", tool{to: "192.0.2.11/32", status: 1, open: echoes(5)}, "1 of 1 frames that came to the neighbour are no echo requests"},
 	} {
 		path := filepath.Join(dir, fmt.Sprintf("tool%d", i))
 		wire.Must(t, os.WriteFile(path, []byte("#!/bin/bash\n"+c.script+"\n"), 0o755))
@@ -88,6 +95,32 @@ func TestToolsAreJudged(t *testing.T) {
 	}
 	if o := s.try(t.Context(), tool{args: filepath.Join(dir, "none"), seconds: 1}); o.err == nil || len(o.bad(tool{})) != 1 || o.String() != "did not run" {
 		t.Errorf("a tool that is not there: %v", o)
+	}
+}
+
+// What a tool's rules admit to the neighbour is bounded by kind and number: of echo requests, nothing of TCP, and no fragment that is not the first.
+func TestOpenings(t *testing.T) {
+	for _, l := range tools {
+		if o := l.open; o != nil && (o.is == nil || o.what == "" || o.most < 1 || o.most > 10) {
+			t.Errorf("%s: what may come to the neighbour is not bounded: %+v", l.args, *o)
+		}
+	}
+	x, one := netip.MustParseAddrPort("[2001:db8:ffff::7]:1"), netip.MustParseAddrPort("[2001:db8:3:2:1::11]:443")
+	mac := policy.MAC{2}
+	echo := cases.Echo(mac, mac, x.Addr(), one.Addr(), false, 8)
+	for what, c := range map[string]struct {
+		frame []byte
+		want  bool
+	}{
+		"an echo request": {echo, true},
+		"an echo reply":   {cases.Echo(mac, mac, x.Addr(), one.Addr(), true, 8), false},
+		"TCP":             {cases.TCP(mac, mac, x, one, 2, 1, 0, 0), false},
+		"UDP":             {cases.UDP(mac, mac, x.Addr(), one.Addr(), 8), false},
+		"half a header":   {echo[:40], false},
+	} {
+		if got := echoes(1).admits(c.frame); got != c.want {
+			t.Errorf("%s: admitted is %v, want %v", what, got, c.want)
+		}
 	}
 }
 
@@ -108,6 +141,16 @@ func TestOutcomesAreJudged(t *testing.T) {
 		change(&o)
 		if why := o.bad(tool{}); len(why) != 1 || !strings.Contains(why[0], what) {
 			t.Errorf("%s: said is %q", what, why)
+		}
+	}
+	for want, o := range map[string]outcome{
+		"":                     {came: 1, neighbour: 5},
+		"want 5 at most":       {came: 1, neighbour: 6},
+		"1 of 5 frames":        {came: 1, neighbour: 5, unlike: 1},
+		"are no echo requests": {came: 1, neighbour: 1, unlike: 1},
+	} {
+		if why := strings.Join(o.bad(tool{open: echoes(5)}), "; "); (want == "") != (why == "") || !strings.Contains(why, want) {
+			t.Errorf("%+v: said is %q, want %q", o, why, want)
 		}
 	}
 	if why := (outcome{heard: 1}).bad(tool{anew: true}); len(why) != 1 {
