@@ -8,6 +8,7 @@
 //
 //   - no guest that behaves loses its connection;
 //   - no frame with a foreign MAC leaves, by the router's own count and by what the provider's router sees;
+//   - no forgery comes to the provider's router or, past the router or by it, to another guest, as witnesses there see;
 //   - no defect is met, and the process neither ends nor holds more memory, goroutines, threads or descriptors at the end than it did at first, nor at any
 //     time more than a ceiling;
 //   - of each kind of traffic nearly all succeeds while nothing is disturbed, and little less while the uplink or the bridge are;

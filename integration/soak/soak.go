@@ -32,12 +32,12 @@ const patience = 90 * time.Second
 type soak struct {
 	options
 	*lab.Lab
-	proc     *lab.Proc
-	conns    []*lab.Conn // of guests that behave, by number
-	watch    *lab.MACWatch
-	leaked   *lab.Sniffer // see leaks
-	progress io.Writer
-	started  time.Time
+	proc      *lab.Proc
+	conns     []*lab.Conn // of guests that behave, by number
+	watch     *lab.MACWatch
+	witnesses []witness // of forgeries
+	progress  io.Writer
+	started   time.Time
 
 	comer [comers]*comer
 
@@ -80,7 +80,7 @@ func (s *soak) begin(ctx context.Context) (err error) {
 	if s.watch, err = s.Gateway.WatchMACs(s.Gateway.Link, s.Dom0.MAC); err != nil {
 		return err
 	}
-	if s.leaked, err = s.Gateway.Sniff(s.Gateway.Link, lab.SniffOptions{BPF: leaks}); err != nil {
+	if err := s.testify(); err != nil {
 		return err
 	}
 	// A provider's router that gets another MAC tells everybody.
@@ -128,9 +128,7 @@ func (s *soak) close() error {
 			errs = append(errs, c.ns.Close())
 		}
 	}
-	if s.leaked != nil {
-		errs = append(errs, s.leaked.Close())
-	}
+	errs = append(errs, s.closeWitnesses())
 	if s.watch != nil {
 		errs = append(errs, s.watch.Close())
 	}
@@ -162,9 +160,7 @@ func (s *soak) run(ctx context.Context) error {
 	if err := s.sample(ctx); err != nil {
 		return err
 	}
-	if f := s.leaked.Frames(); len(f) > 0 {
-		s.complain("%d forged frames came to the provider, the first is %x", len(f), f[0].Data)
-	}
+	s.leaked()
 	if seen := s.watch.Foreign(); len(seen) > 0 {
 		s.complain("the provider's router has seen foreign MACs: %v", seen)
 	}

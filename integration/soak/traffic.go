@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/net/bpf"
-
 	"udrouter/integration/lab"
 	"udrouter/policy"
 )
@@ -103,8 +101,12 @@ func (s *soak) forge(ctx context.Context, rng *rand.Rand) error {
 			return err
 		}
 		for range 20 {
-			err = w.Send(forgery(rng, g, victim, router))
+			f := forgeries[rng.IntN(len(forgeries))]
+			var random [4]byte
+			binary.BigEndian.PutUint32(random[:], rng.Uint32())
+			err = w.Send(f.make(g, victim, router, random))
 			s.counted("forged frames", err)
+			s.counted("forged: "+f.what, err)
 		}
 		if err := w.Close(); err != nil {
 			return err
@@ -112,40 +114,41 @@ func (s *soak) forge(ctx context.Context, rng *rand.Rand) error {
 	}
 }
 
-// leaks takes the frames on the provider's side that are forgeries by where they go to: nobody sends anything else there.
-var leaks = []bpf.Instruction{
-	bpf.LoadAbsolute{Off: 12, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: policy.EtherIPv4, SkipFalse: 2},
-	bpf.LoadAbsolute{Off: policy.EthernetLen + 16, Size: 4},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 203<<24 | 113<<8 | 9, SkipTrue: 3, SkipFalse: 4},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: policy.EtherIPv6, SkipFalse: 3},
-	bpf.LoadAbsolute{Off: policy.EthernetLen + 36, Size: 4}, // 2001:db8:ffff::9
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 9, SkipFalse: 1},
-	bpf.RetConstant{Val: 1 << 16},
-	bpf.RetConstant{Val: 0},
+// forgery is a frame that nobody but the router may ever see.
+type forgery struct {
+	what string
+	make func(g, victim *lab.Guest, router policy.MAC, random [4]byte) []byte
 }
 
-// forgery is a frame of a guest's that nobody may ever see.
-func forgery(rng *rand.Rand, g, victim *lab.Guest, router policy.MAC) []byte {
-	var random [4]byte
-	binary.BigEndian.PutUint32(random[:], rng.Uint32())
-	u := lab.UDP{SrcMAC: g.MAC, DstMAC: router, Src: netip.AddrPortFrom(g.Addr4(), 4000), Dst: netip.MustParseAddrPort("203.0.113.9:9"), Payload: random[:]}
-	switch rng.IntN(7) {
-	case 0: // the victim's address
-		u.Src = netip.AddrPortFrom(victim.Addr4(), 4000)
-	case 1: // the victim's IPv6 address
-		u.Src, u.Dst = netip.AddrPortFrom(victim.Addr6(), 4000), netip.MustParseAddrPort("[2001:db8:ffff::9]:9")
-	case 2: // anybody's address
-		u.Src = netip.AddrPortFrom(netip.AddrFrom4(random), 4000)
-	case 3: // anybody's MAC
-		u.SrcMAC = policy.MAC{2, 0, random[0], random[1], random[2], random[3]}
-	case 4: // the victim's MAC, past the router
-		u.SrcMAC, u.DstMAC = victim.MAC, victim.MAC
-	case 5: // the victim is here
-		a := lab.WhoHas(g.MAC, victim.Addr4(), g.Net4.Gateway)
-		return a.Frame()
-	case 6:
+var forgeries = []forgery{
+	{"the victim's IPv4 address", func(g, victim *lab.Guest, router policy.MAC, random [4]byte) []byte {
+		return datagram(g.MAC, router, victim.Addr4(), random)
+	}},
+	{"the victim's IPv6 address", func(g, victim *lab.Guest, router policy.MAC, random [4]byte) []byte {
+		return datagram(g.MAC, router, victim.Addr6(), random)
+	}},
+	{"anybody's address", func(g, _ *lab.Guest, router policy.MAC, random [4]byte) []byte {
+		return datagram(g.MAC, router, netip.AddrFrom4(random), random)
+	}},
+	{"anybody's MAC", func(g, _ *lab.Guest, router policy.MAC, random [4]byte) []byte {
+		return datagram(policy.MAC{2, 0, random[0], random[1], random[2], random[3]}, router, g.Addr4(), random)
+	}},
+	{"the victim's MAC, past the router", func(g, victim *lab.Guest, _ policy.MAC, random [4]byte) []byte {
+		return datagram(victim.MAC, victim.MAC, g.Addr4(), random)
+	}},
+	{"ARP: the victim is here", func(g, victim *lab.Guest, _ policy.MAC, _ [4]byte) []byte {
+		return lab.WhoHas(g.MAC, victim.Addr4(), g.Net4.Gateway).Frame()
+	}},
+	{"NS: the victim is here", func(g, victim *lab.Guest, _ policy.MAC, _ [4]byte) []byte {
 		return lab.Solicit(g.MAC, victim.Addr6(), g.Net6.Gateway).Frame()
+	}},
+}
+
+// datagram is one to nowhere.
+func datagram(from, to policy.MAC, source netip.Addr, payload [4]byte) []byte {
+	u := lab.UDP{SrcMAC: from, DstMAC: to, Src: netip.AddrPortFrom(source, 4000), Dst: netip.AddrPortFrom(nowhere4, 9), Payload: payload[:]}
+	if source.Is6() {
+		u.Dst = netip.AddrPortFrom(nowhere6, 9)
 	}
 	return u.Frame()
 }
