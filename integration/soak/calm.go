@@ -16,8 +16,10 @@ const (
 	// inFlight is how long after it began a try may be lost by a disturbance that began later; the rest of the time it waits for an answer.
 	inFlight = 200 * time.Millisecond
 
-	calmBound, disturbedBound = 99, 90 // percent of the tries of a kind that must succeed
-	fewLost                   = 3      // of each kind may be lost anyway: of few tries a percentage says little
+	// Percent of the tries of a kind that must succeed, and how many of them may fail anyway: of few tries a percentage says little. In runs of some minutes
+	// with 254 guests calm ones were above 99.8 %, and those within disturbances from 91 %.
+	calmBound, calmFew           = 99, 3
+	disturbedBound, disturbedFew = 75, 10
 )
 
 // disturbances are when the soak did what may cost others a packet, one after the other. It may be used by several goroutines.
@@ -85,11 +87,11 @@ func (s *soak) judgeTraffic() {
 	for what, t := range s.traffic {
 		calm += t.calm.all()
 		for _, c := range []struct {
-			of    *count
-			bound uint64
-			when  string
-		}{{&t.calm, calmBound, "with nothing disturbed"}, {&t.disturbed, disturbedBound, "within disturbances"}} {
-			if c.of.ill.Load() > fewLost && c.of.well.Load()*100 < c.of.all()*c.bound {
+			of         *count
+			bound, few uint64
+			when       string
+		}{{&t.calm, calmBound, calmFew, "with nothing disturbed"}, {&t.disturbed, disturbedBound, disturbedFew, "within disturbances"}} {
+			if c.of.ill.Load() > c.few && c.of.well.Load()*100 < c.of.all()*c.bound {
 				s.complain("%s, %s: %d of %d tries succeeded, which is less than %d %%", what, c.when, c.of.well.Load(), c.of.all(), c.bound)
 			}
 		}
@@ -102,12 +104,12 @@ func (s *soak) judgeTraffic() {
 // trafficTable is the report's.
 func (s *soak) trafficTable() string {
 	text := fmt.Sprintf(`
-At least %d %% of the tries of each kind must succeed while nothing is disturbed, and %d %% within disturbances; %d of a kind may fail anyway. A disturbance is the uplink down or with
+At least %d %% of the tries of each kind must succeed while nothing is disturbed, and %d %% within disturbances; %d and %d of a kind may fail anyway. A disturbance is the uplink down or with
 another MTU, another MAC of the provider's router, or the TAP deleted, and %v after it. Reloads and guests that come and go are none.
 
 | traffic | calm: tried | failed | succeeded | disturbed: tried | failed | succeeded |
 |---|--:|--:|--:|--:|--:|--:|
-`, calmBound, disturbedBound, fewLost, settling)
+`, calmBound, disturbedBound, calmFew, disturbedFew, settling)
 	for _, what := range slices.Sorted(maps.Keys(s.traffic)) {
 		t := s.traffic[what]
 		text += fmt.Sprintf("| %s | %s | %s |\n", what, t.calm.row(), t.disturbed.row())

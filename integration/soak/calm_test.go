@@ -13,12 +13,12 @@ func TestJudgeTraffic(t *testing.T) {
 		calmWell, calmIll, well, ill uint64
 		want                         string
 	}{
-		{9900, 100, 9000, 1000, ""},
-		{9899, 101, 9000, 1000, "with nothing disturbed: 9899 of 10000 tries succeeded, which is less than 99 %"},
-		{9900, 100, 8999, 1001, "within disturbances: 8999 of 10000 tries succeeded, which is less than 90 %"},
-		{1, 3, 0, 3, ""},
+		{9900, 100, 7500, 2500, ""},
+		{9899, 101, 7500, 2500, "with nothing disturbed: 9899 of 10000 tries succeeded, which is less than 99 %"},
+		{9900, 100, 7499, 2501, "within disturbances: 7499 of 10000 tries succeeded, which is less than 75 %"},
+		{1, 3, 0, 10, ""},
 		{1, 4, 0, 0, "with nothing disturbed: 1 of 5"},
-		{1, 0, 0, 4, "within disturbances: 0 of 4"},
+		{1, 0, 0, 11, "within disturbances: 0 of 11"},
 		{0, 0, 100, 0, "nothing is shown"},
 	} {
 		kind := &tries{}

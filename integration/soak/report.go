@@ -141,7 +141,7 @@ func (s *soak) judge() {
 	if st.Flows.Active > st.Flows.Max {
 		s.complain("%d flows, of at most %d", st.Flows.Active, st.Flows.Max)
 	}
-	if forged := s.done["forged frames"]; forged != nil && forged.ill.Load() > fewLost && forged.well.Load()*100 < forged.all()*calmBound {
+	if forged := s.done["forged frames"]; forged != nil && forged.ill.Load() > calmFew && forged.well.Load()*100 < forged.all()*calmBound {
 		s.complain("%d of %d forged frames could not be sent", forged.ill.Load(), forged.all())
 	}
 	s.judgeTraffic()
