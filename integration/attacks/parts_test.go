@@ -225,7 +225,7 @@ type set struct {
 var sets = []set{
 	{"thc-ipv6, implementation6: extension headers and fragments", "-implementation6", nil, ""},
 	{"thc-ipv6, firewall6: past a rule for TCP", "-firewall6", nil, ""},
-	{"thc-ipv6, fragmentation6", "", []int{58, 59, 61}, "router.TestFragmentFlood"},
+	{"thc-ipv6, fragmentation6", "-fragmentation6", []int{58, 59, 61}, "router.TestFragmentFlood"},
 	{"thc-ipv6, denial6 and exploit6", "-denial6|-exploit6", nil, ""},
 	{"thc-ipv6, router advertisements: fake_router26, kill_router6, flood_router26", "router2?6", nil, ""},
 	{"thc-ipv6, false neighbours: parasite6, dos-new-ip6, fake_advertise6, flood_advertise6, flood_solicitate6", "-parasite6|-dos-new-ip6|-(fake|flood)_advertise6|-flood_solicitate6", nil, ""},
