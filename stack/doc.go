@@ -5,6 +5,7 @@
 //	queue_linux.go         what all queues have
 //	tuntap_linux.go        the guests' TAP and dom0's TUN; tunqueue_linux.go and ring_linux.go move their frames
 //	uplink_linux.go        AF_PACKET on the uplink, with filter.go in the kernel before it; packetqueue_linux.go moves its frames
+//	strangers_linux.go     AF_PACKET on the guests' ports: what the bridge drops there for its source MAC
 //	wait_linux.go          what a worker waits with
 //	offload.go fragment.go what a GSO frame or a partial checksum becomes where it cannot stay whole
 //	icmp.go                ICMP and ICMPv6 errors

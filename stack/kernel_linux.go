@@ -27,6 +27,13 @@ type Kernel struct {
 	Subnets []netip.Prefix  // connected IPv4 prefixes of the uplink
 	Routes  []Route         // main table, through the uplink, longest prefix first, then lowest metric
 	Up      map[string]bool // interfaces that exist; true when running
+	Ports   map[string]Port // those that belong to another: a bridge's
+}
+
+// Port is an interface that belongs to another.
+type Port struct {
+	Index  int
+	Master string
 }
 
 // Interface is the uplink's state.
@@ -57,13 +64,20 @@ func ReadKernel(uplink string) (Kernel, error) {
 }
 
 func readKernel(uplink string) (Kernel, error) {
-	k := Kernel{Up: map[string]bool{}}
+	k := Kernel{Up: map[string]bool{}, Ports: map[string]Port{}}
 	links, err := netlink.LinkList()
 	if err != nil {
 		return k, fmt.Errorf("listing interfaces: %w", err)
 	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
 	for _, l := range links {
 		a := l.Attrs()
+		if a.MasterIndex != 0 {
+			k.Ports[a.Name] = Port{Index: a.Index, Master: names[a.MasterIndex]}
+		}
 		running := a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_RUNNING != 0
 		k.Up[a.Name] = running
 		if a.Name == uplink {
