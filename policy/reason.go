@@ -104,7 +104,7 @@ var reasons = [Reasons]struct{ word, text string }{
 	ARPMalformed:  {"arp-malformed", "ARP that is not Ethernet and IPv4"},
 
 	MACInvalid:  {"mac-invalid", "Zero or group source MAC"},
-	MACBinding:  {"mac-binding", "A source MAC that no guest is bound to"},
+	MACBinding:  {"mac-binding", "A source MAC that no guest is bound to; at a guest's bridge port, any but the guest's"},
 	OtherHost:   {"other-host", "Unicast to a MAC that is not the router's"},
 	L2Multicast: {"l2-multicast", "Unicast IP in a broadcast or multicast frame"},
 	MartianSrc:  {"martian-src", "A source that no host may have"},

@@ -41,7 +41,12 @@ type DropExample struct {
 // note counts a packet in a log; the first of an interval is described. g and p may be nil; so may be the engine, whose rule has decided, and rule is
 // 0 then.
 func (r *Router) note(l *dropLog, e *policy.Engine, reason policy.Reason, rule policy.RuleID, g *policy.Guest, p *policy.Packet) {
-	if l.since[reason].Add(1) == 1 {
+	r.noteMany(l, 1, e, reason, rule, g, p)
+}
+
+// noteMany is note for so many packets of which one is at hand.
+func (r *Router) noteMany(l *dropLog, n uint64, e *policy.Engine, reason policy.Reason, rule policy.RuleID, g *policy.Guest, p *policy.Packet) {
+	if l.since[reason].Add(n) == n {
 		var info policy.RuleInfo
 		if rule != 0 {
 			info, _ = e.Rule(rule)

@@ -169,6 +169,7 @@ func (r *Router) install(next *plan) (was *world, err error) {
 		r.follow(r.current.Load())
 		return nil, err
 	}
+	r.countStrangers()
 	return old, nil
 }
 

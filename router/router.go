@@ -54,6 +54,9 @@ type Options struct {
 	ReadKernel func() (stack.Kernel, error)
 	Watch      func(context.Context, func() error) error
 
+	// WatchPort opens a look at a port of the bridge, by its index, at which a guest may send with one MAC; nil: nobody looks.
+	WatchPort func(index int, own policy.MAC) (PortWatch, error)
+
 	RouterMAC policy.MAC
 	GuestMTU  int         // of the TAP, the bridge and the host TUN, in bytes
 	Clock     tcpip.Clock // of netstack, flows and shares; nil: the real one
@@ -102,6 +105,7 @@ type Router struct {
 	neighbours *neighbours
 	presence   *presence
 	advertiser *advertiser
+	watches    portWatches
 	drops      [policy.Reasons]atomic.Uint64
 	would      [policy.Reasons]atomic.Uint64 // what policies in shadow mode would have dropped
 	capturing  capturing
@@ -183,6 +187,7 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		tasks = append(tasks, task{fmt.Sprint("worker ", i), func(context.Context, <-chan struct{}) error { return w.run() }, nil})
 	}
 	r.running.Store(&running{tasks, workers})
+	r.beginStrangers()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, t := range tasks {
 		g.Go(func() error {
@@ -202,6 +207,7 @@ func (r *Router) Run(ctx context.Context, ready func()) error {
 		if !r.handedOver.Load() {
 			r.advertiser.cease()
 		}
+		r.endStrangers()
 		var errs []error
 		for _, l := range open {
 			errs = append(errs, l.Close())
@@ -246,6 +252,7 @@ func (r *Router) housekeep() {
 	r.rebuildNetstack()
 	r.sweep()
 	r.watchOffload()
+	r.countStrangers()
 }
 
 // errBusy is why hotplug is looked at later.
@@ -278,6 +285,7 @@ func (r *Router) update() error {
 	}
 	if err == nil {
 		err = r.apply(k, r.current.Load().plan)
+		r.countStrangers()
 	}
 	if err != nil {
 		r.log.Error("what dom0's kernel changed could not be followed yet; the router goes on with what it knew", "error", err)

@@ -92,6 +92,7 @@ func guestCounters(c *policy.GuestCounters) [4]*atomic.Uint64 {
 
 // save writes a snapshot, of flows only what has changed since rounds listed them; none: all. Nobody forwards meanwhile.
 func (r *Router) save(out io.Writer, rounds flowRounds) error {
+	r.countStrangers()
 	wd, now := r.current.Load(), r.now()
 	m := snapshotMeta{FlowLen: policy.FlowStateLen, Taken: bootTime(), Uptime: int64(time.Since(r.started)), PickUp: int64(max(wd.engine.PicksUp()-now, 0)),
 		Reloads: r.reloads.Load(), Hits: r.hits.Load(), Drops: words(&r.drops), Would: words(&r.would)}

@@ -95,6 +95,7 @@ type FlowStatus struct {
 
 // Status is a snapshot; counters that belong together may be a packet apart.
 func (r *Router) Status() Status {
+	unwatched := r.countStrangers()
 	wd := r.current.Load()
 	s := Status{
 		Version: Version, Uptime: time.Since(r.started).Seconds(), WouldDrop: words(&r.would), Examples: r.dropLog.examples(), WouldExamples: r.wouldLog.examples(),
@@ -125,6 +126,7 @@ func (r *Router) Status() Status {
 			TxBytes: c.TxBytes.Load(), Drops: c.DropTotal(), Reasons: words(&c.Drops), WouldDrop: words(&c.Would)}
 		s.Domus = append(s.Domus, d)
 	}
+	s.Warnings = append(s.Warnings, unwatched...)
 	r.addOffloaded(&s)
 	var err error
 	if s.HostUplink, err = r.hostUplink(wd); err != nil {

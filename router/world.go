@@ -238,12 +238,15 @@ func RouterMAC(cfg *config.Config, uplink policy.MAC) policy.MAC {
 }
 
 // same tells whether two worlds differ in nothing that the router goes by.
-func (w *world) same(o *world) bool { return w.leads(o) && maps.Equal(w.kernel.Up, o.kernel.Up) }
+func (w *world) same(o *world) bool {
+	return w.leads(o) && maps.Equal(w.kernel.Up, o.kernel.Up) && maps.Equal(w.kernel.Ports, o.kernel.Ports)
+}
 
-// leads tells whether all packets go the same way in two worlds, which then have one generation: interfaces but the uplink may differ in their state.
+// leads tells whether all packets go the same way in two worlds, which then have one generation: interfaces but the uplink may differ in their state
+// and place.
 func (w *world) leads(o *world) bool {
 	k := w.kernel
-	k.Up = o.kernel.Up
+	k.Up, k.Ports = o.kernel.Up, o.kernel.Ports
 	return w.plan == o.plan && w.UplinkLL == o.UplinkLL && reflect.DeepEqual(k, o.kernel)
 }
 

@@ -75,7 +75,7 @@ var checks = []check{
 	{"bridge", "it is something else; down, or with multicast snooping or IPv6, beside a running router", (*machine).checkBridge},
 	{"mtu", "bridge, TAP and vifs differ in their MTU, or it is too small for IPv6", (*machine).checkMTU},
 	{"vifs", "a guest's vif is missing, down or not in the bridge; a port of the bridge is nobody's, where the file leaves none to hotplug", (*machine).checkVifs},
-	{"guest-mac", "a guest uses another MAC than its domu block says", (*machine).checkGuestMACs},
+	{"guest-mac", "the bridge has learned another MAC of a guest than its domu block says, which it does until the port is locked", (*machine).checkGuestMACs},
 	{"filters", "others' nftables or iptables rules drop in the bridge or before it", (*machine).checkFilters},
 }
 
