@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"udrouter/policy"
 	"udrouter/router"
 )
 
@@ -127,6 +128,9 @@ func printReasons(w io.Writer, total map[string]uint64, domus map[string]map[str
 		example := ""
 		if e, ok := examples[reason]; ok {
 			example = exampleLine(e)
+			if e.Src.IsValid() && (reason == policy.MACBinding.String() || reason == policy.MACInvalid.String()) {
+				example += fmt.Sprintf("  %s > %s", e.SrcMAC, e.DstMAC)
+			}
 		}
 		fmt.Fprintf(w, "%s\t\t%d\t%s\n", reason, total[reason], example)
 		for _, name := range slices.Sorted(maps.Keys(domus)) {

@@ -195,7 +195,8 @@ func route(ctx context.Context, cfg *config.Config, around *surroundings, f runF
 	mtu := router.GuestMTU(cfg, kernel)
 	o := router.Options{Config: cfg, Around: around, Hotplug: vifs{around.ports, guard}, Log: log, RouterMAC: routerMAC, GuestMTU: mtu,
 		ReadKernel: func() (stack.Kernel, error) { return stack.ReadKernel(cfg.Uplink.Name) }, Watch: stack.WatchKernel,
-		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) }}
+		HostUplink: func() ([]router.HostCount, error) { return hostCounts(guard) },
+		WatchPort:  func(index int, own policy.MAC) (router.PortWatch, error) { return stack.WatchPort(index, own) }}
 	tap, err := h.tap(cfg.Bridge.TAP, mtu, f.workers)
 	if err != nil {
 		return err

@@ -4,7 +4,7 @@
 // # What is left
 //
 //   - capabilities: CAP_NET_ADMIN (netlink, nftables, TUNSETIFF, sysctls of the network) and CAP_NET_RAW (the uplink's sockets are opened
-//     again when the interface was made anew). A root that has no others cannot pass over a file's mode. The bounding, inheritable and
+//     again when the interface was made anew, and guests' ports that come are watched). A root that has no others cannot pass over a file's mode. The bounding, inheritable and
 //     ambient sets are empty, and no_new_privs is set.
 //   - system calls: those of the table in filter_linux.go. Sockets are netlink, packet, and unix datagrams, with which systemd is told; no
 //     service of dom0 (systemd, D-Bus, docker) that believes a root's word listens on those. Memory is never made executable, and a process

@@ -33,6 +33,11 @@
 // everywhere. Static entries are sticky, so that an unlocked port cannot make a guest's MAC roam to it
 // meanwhile. Cost, 60-byte frames veth to veth over the bridge: 2.00 us without, 2.10-2.18 us with; TCP: not measurable.
 //
+// # What a locked port drops
+//
+// The bridge counts nothing that a lock drops. The router counts it, by an AF_PACKET socket on each guest's port, which sees a frame before the bridge does
+// (stack.WatchPort).
+//
 // # What a locked port does not stop
 //
 // Frames to 01:80:c2:00:00:0X never reach the bridge's forwarding and so no lock; the kernel takes them in on the vif
