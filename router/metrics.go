@@ -19,10 +19,13 @@ import (
 	"udrouter/config"
 )
 
-// Who scrapes shares the machine with what forwards: so many connections at a time, and so many answers.
+// Who scrapes shares the machine with what forwards: so many connections at a time, and so many answers. Anybody on this machine may connect: a connection has
+// one answer, so that none keeps others waiting for longer than it takes to ask and to be answered.
 const (
 	scrapeConns   = 16
 	scrapeAnswers = 2
+	scrapeAsk     = 2 * time.Second
+	scrapeAnswer  = 7 * time.Second
 	scrapeEnd     = time.Second // for those who ask when the router ends
 )
 
@@ -64,8 +67,8 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, MaxRequestsInFlight: scrapeAnswers, ErrorHandling: promhttp.ContinueOnError, ErrorLog: r.complaints(),
 	}))
-	server := &http.Server{Handler: ownHost(r.Metrics, mux), ErrorLog: r.complaints(),
-		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14}
+	server := &http.Server{Handler: ownHost(r.Metrics, mux), ErrorLog: r.complaints(), ReadTimeout: scrapeAsk, WriteTimeout: scrapeAnswer, MaxHeaderBytes: 1 << 14}
+	server.SetKeepAlivesEnabled(false)
 	var open sync.WaitGroup // connections
 	server.ConnState = func(_ net.Conn, state http.ConnState) {
 		switch state {
@@ -84,7 +87,6 @@ func (r *Router) serveMetrics(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	server.SetKeepAlivesEnabled(false)
 	last := time.AfterFunc(scrapeEnd, func() { server.Close() })
 	defer last.Stop()
 	open.Wait()

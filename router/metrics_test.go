@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -275,66 +276,108 @@ func TestServeMetrics(t *testing.T) {
 	}
 }
 
-// Connections that ask nothing take no more than their number, and a scraper has its turn when one of them ends.
+// counted tells of the connections that a listener accepts, and how many were open at once.
+type counted struct {
+	net.Listener
+	accepted   chan struct{}
+	open, most atomic.Int64 // most is written by who accepts, alone
+}
+
+type countedConn struct {
+	net.Conn
+	l    *counted
+	once sync.Once
+}
+
+func (l *counted) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.most.Store(max(l.most.Load(), l.open.Add(1)))
+	l.accepted <- struct{}{}
+	return &countedConn{Conn: c, l: l}, nil
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.l.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+// Connections that ask nothing take no more than their number, and the next has its turn when one of them ends.
 func TestMetricsConnections(t *testing.T) {
-	_, client, url := offering(t)
-	var idle []net.Conn
-	for range scrapeConns {
-		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	const all = 40
+	s := knowing(t, edit())
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &counted{Listener: inner, accepted: make(chan struct{}, all)}
+	s.Metrics = l
+	s.start(t)
+	var silent []net.Conn
+	for range all {
+		c, err := net.Dial("tcp", inner.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		idle = append(idle, c)
+		silent = append(silent, c)
 	}
-	// Each has been accepted when it has had an answer; keep-alive holds its place.
-	ask := func(c net.Conn) {
-		t.Helper()
-		if _, err := io.WriteString(c, "GET /none HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-			t.Fatal(err)
+	for i := range all {
+		if i >= scrapeConns {
+			silent[i-scrapeConns].Close()
 		}
-		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		<-l.accepted
+	}
+	if n := l.most.Load(); n != scrapeConns {
+		t.Errorf("%d connections at once, want %d", n, scrapeConns)
+	}
+}
+
+// A connection has one answer and ends: those who would ask again and again by theirs keep nobody out.
+func TestMetricsKeptAlive(t *testing.T) {
+	_, client, url := offering(t)
+	ask := func(c net.Conn, from *bufio.Reader) error {
+		if _, err := io.WriteString(c, "GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(from, nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it hangs where it is wrong
+	defer cancel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	for range 40 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
+		all.Go(func() {
+			defer c.Close()
+			defer context.AfterFunc(ctx, func() { c.Close() })()
+			for from := bufio.NewReader(c); ask(c, from) == nil; {
+			}
+		})
 	}
-	for _, c := range idle {
-		ask(c)
-	}
-	asked, answered := make(chan struct{}), make(chan error, 1)
-	var once sync.Once
-	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", url+"/metrics", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.Transport = &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := new(net.Dialer).DialContext(ctx, network, addr)
-		once.Do(func() { close(asked) })
-		return c, err
-	}}
-	go func() {
-		resp, err := client.Do(req)
-		if err == nil {
-			resp.Body.Close()
-		}
-		answered <- err
-	}()
-	<-asked
-	for range 300 { // it would long have had its answer
-		ask(idle[1])
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
 	}
-	select {
-	case err := <-answered:
-		t.Fatalf("one connection too many was answered: %v", err)
-	default:
-	}
-	idle[0].Close()
-	if err := <-answered; err != nil {
-		t.Error(err)
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !resp.Close {
+		t.Errorf("%s, %v, the connection ends: %v\n%s", resp.Status, err, resp.Close, body)
 	}
 }
 
