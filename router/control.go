@@ -32,7 +32,7 @@ type uidKey struct{}
 
 // serveControl answers on the control socket until ctx ends: GET /v1/status is Status as JSON, GET /v1/flows is Flows with a query,
 // GET /v1/neighbours is Neighbours, GET /v1/capture a stream of frames (see capture), POST /v1/reload is Reload, and POST /v1/takeover
-// becomes the protocol of TakeOver; POST /v1/keep has Store do something, for a while. Who may connect may ask; only
+// becomes the protocol of TakeOver; POST /v1/keep has Store do something, for a while. Who may connect may ask, by so many connections at a time; only
 // root may change something.
 func (r *Router) serveControl(ctx context.Context) error {
 	mux := http.NewServeMux()
@@ -71,7 +71,7 @@ func (r *Router) serveControl(ctx context.Context) error {
 		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 16}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	err := server.Serve(r.Control)
+	err := server.Serve(newFairListener(r.Control))
 	switch {
 	case r.handedOver.Load():
 		return ErrHandedOver

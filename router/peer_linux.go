@@ -8,6 +8,9 @@ import (
 
 // peerUID is the user who has connected to a Unix socket (SO_PEERCRED of unix(7)), as the kernel noted it then; -1 where it is not known.
 func peerUID(c net.Conn) int {
+	if f, ok := c.(*fairConn); ok {
+		return f.uid
+	}
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return -1
