@@ -81,6 +81,7 @@ func TestControlReload(t *testing.T) {
 	}{
 		{"root asks", 0, "GET", "/v1/status", nil, 200, 0},
 		{"the group asks", 65534, "GET", "/v1/status", nil, 200, 0},
+		{"the group asks for two guests' flows", 65534, "GET", "/v1/flows?domu=one&domu=two", nil, 400, 0},
 		{"the group reloads", 65534, "POST", "/v1/reload", &around{next: s.Config}, 403, 0},
 		{"root reloads", 0, "POST", "/v1/reload", &around{next: s.Config}, 200, 1},
 		{"root reloads by GET", 0, "GET", "/v1/reload", &around{next: s.Config}, 405, 1},
@@ -88,6 +89,7 @@ func TestControlReload(t *testing.T) {
 		{"the group tells of a vif", 65534, "POST", "/v1/vifs?vif=vif1.0", nil, 403, 1},
 		{"root asks for vifs", 0, "GET", "/v1/vifs", nil, 200, 1},
 		{"root tells of a vif", 0, "POST", "/v1/vifs?vif=vif1.0", nil, 200, 1},
+		{"root tells of no vif", 0, "POST", "/v1/vifs?vif=", nil, 400, 1},
 		{"the group captures", 65534, "GET", "/v1/capture", nil, 403, 1},
 		{"root captures nobody's", 0, "GET", "/v1/capture?domu=nobody", nil, 400, 1},
 		{"a bad file", 0, "POST", "/v1/reload", &around{err: wrong}, 422, 1},

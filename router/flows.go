@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"math"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -17,6 +18,8 @@ import (
 const (
 	defaultFlows = 100
 	maxListed    = 50_000 // flows of an answer
+
+	muchLater = time.Duration(math.MaxInt64 / 2) // than any flow's last packet
 
 	walkStep = 4096 // flows, after which a walk over all of them gives way, as a review
 )
@@ -65,8 +68,8 @@ type flowQuestion struct {
 var flowOrders = map[string]func(a, b *policy.Flow) int{
 	"bytes":   func(a, b *policy.Flow) int { return cmp.Compare(b.Bytes[0]+b.Bytes[1], a.Bytes[0]+a.Bytes[1]) },
 	"packets": func(a, b *policy.Flow) int { return cmp.Compare(b.Packets[0]+b.Packets[1], a.Packets[0]+a.Packets[1]) },
-	"age":     func(a, b *policy.Flow) int { return cmp.Compare(b.Opened, a.Opened) }, // the youngest first
-	"idle":    func(a, b *policy.Flow) int { return cmp.Compare(a.Idle(0), b.Idle(0)) },
+	"age":     func(a, b *policy.Flow) int { return cmp.Compare(b.Opened, a.Opened) },                   // the youngest first
+	"idle":    func(a, b *policy.Flow) int { return cmp.Compare(b.Idle(muchLater), a.Idle(muchLater)) }, // the longest first
 }
 
 // FlowOrders are the names of the orders of GET /v1/flows, the usual one first.
@@ -77,6 +80,9 @@ func parseFlowQuestion(v url.Values) (q flowQuestion, err error) {
 	q = flowQuestion{proto: -1, port: -1, order: flowOrders["bytes"], limit: defaultFlows}
 	for key := range v {
 		s := v.Get(key)
+		if len(v[key]) > 1 {
+			return q, fmt.Errorf("%s is there %d times: want one", key, len(v[key]))
+		}
 		switch key {
 		case "domu":
 			q.domu = s

@@ -111,3 +111,25 @@ func TestNeighbours(t *testing.T) {
 		t.Errorf("%+v", l.Guests)
 	}
 }
+
+// Who looks for connections that have been idle for long finds them first, however old they are.
+func TestFlowsIdle(t *testing.T) {
+	s := knowing(t, edit())
+	for _, port := range []uint16{5001, 5002, 5003, 5001} {
+		s.send(stack.Guests, cases.Datagram(s.RouterMAC, cases.MAC1, netip.AddrPortFrom(cases.One4, 30000), netip.AddrPortFrom(cases.X4, port), make([]byte, 100)))
+		s.clock.Advance(time.Second)
+	}
+	for limit, want := range map[string][]string{"3": {":5002", ":5003", ":5001"}, "1": {":5002"}} {
+		l, err := s.Flows(url.Values{"sort": {"idle"}, "limit": {limit}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range l.Flows {
+			got = append(got, strings.TrimPrefix(f.Dst, cases.X4.String()))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the first %s are %q, want %q", limit, got, want)
+		}
+	}
+}

@@ -62,6 +62,10 @@ func (r *Router) attached() []config.Attached { return r.current.Load().plan.con
 func (r *Router) answerVif(w http.ResponseWriter, req *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait))
 	vif := req.URL.Query().Get("vif")
+	if vif == "" {
+		http.Error(w, "vif wants an interface's name", http.StatusBadRequest)
+		return
+	}
 	a := VifAnswer{Attached: config.Attached{Attachment: config.Attachment{Vif: vif}}}
 	err := r.Settle()
 	r.leaveToNext()

@@ -55,7 +55,8 @@ func flowsCommand() *cobra.Command {
 		_ = c.RegisterFlagCompletionFunc(key.name, key.words(&socket)) // it errs for a flag that is not there
 	}
 	c.Flags().DurationVar(&follow, "follow", 0, "show them again and again, so often")
-	c.Flags().Lookup("follow").NoOptDefVal = "1s"
+	f := c.Flags().Lookup("follow")
+	f.NoOptDefVal, f.DefValue = "1s", "1s" // in manual pages what stands for a value that is left out is the default
 	return c
 }
 
@@ -69,7 +70,7 @@ var flowKeys = []struct {
 	{"addr", "only those with this address, or one of this prefix, at either end", completeFixed()},
 	{"port", "only those with this port at either end", completeFixed()},
 	{"state", "only those in this state, such as established", completeFixed(policy.FlowStates()...)},
-	{"sort", "which are the first: " + strings.Join(router.FlowOrders(), ", "), completeFixed(router.FlowOrders()...)},
+	{"sort", "which are the first: " + strings.Join(router.FlowOrders(), ", ") + "; those with most, the youngest, or the longest idle", completeFixed(router.FlowOrders()...)},
 	{"limit", "how many at most (default 100)", completeFixed()},
 }
 
