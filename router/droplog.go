@@ -36,6 +36,10 @@ type DropExample struct {
 	Proto     string     `json:"proto"`
 	SrcPort   uint16     `json:"src_port"` // 0: none
 	DstPort   uint16     `json:"dst_port"`
+
+	// Of ARP and ND, the address that the packet says is at a MAC: ARP's sender, an advertisement's target, or who solicits.
+	ClaimedAddr netip.Addr `json:"claimed_addr"` // "": the packet says of none where it is
+	ClaimedMAC  string     `json:"claimed_mac"`  // "": an advertisement without a link-layer address
 }
 
 // note counts a packet in a log; the first of an interval is described. g and p may be nil; so may be the engine, whose rule has decided, and rule is
@@ -72,8 +76,24 @@ func (l *dropLog) describe(reason policy.Reason, rule policy.RuleInfo, g *policy
 				e.SrcPort, e.DstPort = p.SrcPort, p.DstPort
 			}
 		}
+		e.claims(p)
 	}
 	l.first[reason].Store(e)
+}
+
+// claims keeps what ARP and ND say of who is where (RFC 826, RFC 4861 4.6.1).
+func (e *DropExample) claims(p *policy.Packet) {
+	switch {
+	case p.EtherType == policy.EtherARP && p.ARP.SPA.IsValid():
+		e.ClaimedAddr, e.ClaimedMAC = p.ARP.SPA, p.ARP.SHA.String()
+	case !p.IsND():
+	case p.ICMPType == policy.NeighborAdvertisement, p.ICMPType == policy.RedirectMessage:
+		if e.ClaimedAddr = p.ND.Target; p.ND.HasTarget {
+			e.ClaimedMAC = p.ND.TargetLL.String()
+		}
+	case p.ND.HasSource:
+		e.ClaimedAddr, e.ClaimedMAC = p.Src, p.ND.SourceLL.String()
+	}
 }
 
 // args are what a line of the log says.
@@ -92,6 +112,12 @@ func (e *DropExample) args() (args []any) {
 	}
 	if e.SrcPort != 0 || e.DstPort != 0 {
 		args = append(args, "src_port", e.SrcPort, "dst_port", e.DstPort)
+	}
+	if e.ClaimedAddr.IsValid() {
+		args = append(args, "claimed_addr", e.ClaimedAddr)
+	}
+	if e.ClaimedMAC != "" {
+		args = append(args, "claimed_mac", e.ClaimedMAC)
 	}
 	return args
 }

@@ -133,3 +133,30 @@ func TestLogIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// An example of ARP and ND says who claims to be where.
+func TestExampleClaims(t *testing.T) {
+	other := policy.MAC{0, 0x16, 0x3e, 0, 0, 9}
+	foreign6 := netip.MustParseAddr("2001:db8:9::9")
+	for _, c := range []struct {
+		reason policy.Reason
+		frame  []byte
+		addr   netip.Addr
+		mac    string
+	}{
+		{policy.ARPSpoof, cases.ARP(policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, cases.MAC1, 1, other, cases.Two4, policy.MAC{}, cases.One4), cases.Two4, other.String()},
+		{policy.NDSpoof, cases.NA(policy.MAC{0x33, 0x33, 0, 0, 0, 1}, cases.MAC1, cases.One6, netip.MustParseAddr("ff02::1"), foreign6, other, 0x20), foreign6, other.String()},
+		{policy.OtherHost, cases.UDP(cases.MAC2, cases.MAC1, cases.One4, cases.X4, 8), netip.Addr{}, ""},
+	} {
+		s := reference(t)
+		s.send(stack.Guests, c.frame)
+		e, ok := s.Status().Examples[c.reason.String()]
+		if !ok || e.ClaimedAddr != c.addr || e.ClaimedMAC != c.mac {
+			t.Errorf("%s: %+v, want %s at %q", c.reason, e, c.addr, c.mac)
+		}
+		line := strings.Join(lines(&s.dropLog), "\n")
+		if claims := "claimed_addr=" + c.addr.String() + " claimed_mac=" + c.mac; strings.Contains(line, claims) != c.addr.IsValid() {
+			t.Errorf("%s: %s", c.reason, line)
+		}
+	}
+}

@@ -78,7 +78,7 @@ var captureKeys = []struct {
 	{"verdict", "only what was accepted or dropped: accept or drop", completeFixed("accept", "drop")},
 	{"reason", "only what was dropped for this reason", completeFixed(reasonWords()...)},
 	{"snaplen", "bytes of a frame that are kept (default 2048)", completeFixed()},
-	{"count", "end after so many frames", completeFixed()},
+	{"count", "end after so many frames (default 0: when it is told to)", completeFixed()},
 }
 
 // reasonWords are all that there are.

@@ -37,6 +37,9 @@ func dropsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "drops", Short: "Show what did not pass, by reason and domu", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if _, ok := policy.ParseReason(reason); reason != "" && !ok {
+				return fmt.Errorf("there is no reason %q: README.md has all, and `udrouter drops` those that there were", reason)
+			}
 			s, err := askStatus(c.Context(), socket)
 			if err != nil {
 				return err
@@ -55,9 +58,7 @@ func dropsCommand() *cobra.Command {
 	c.Flags().StringVar(&domu, "domu", "", "only this guest's")
 	c.Flags().StringVar(&reason, "reason", "", "only those for this reason")
 	_ = c.RegisterFlagCompletionFunc("domu", completeDomus(&socket)) // they err for a flag that is not there
-	_ = c.RegisterFlagCompletionFunc("reason", completeStatus(&socket, func(s router.Status) []string {
-		return slices.Sorted(maps.Keys(s.Drops))
-	}))
+	_ = c.RegisterFlagCompletionFunc("reason", completeFixed(reasonWords()...)(&socket))
 	return c
 }
 
@@ -127,10 +128,7 @@ func printReasons(w io.Writer, total map[string]uint64, domus map[string]map[str
 	for _, reason := range slices.Sorted(maps.Keys(total)) {
 		example := ""
 		if e, ok := examples[reason]; ok {
-			example = exampleLine(e)
-			if e.Src.IsValid() && (reason == policy.MACBinding.String() || reason == policy.MACInvalid.String()) {
-				example += fmt.Sprintf("  %s > %s", e.SrcMAC, e.DstMAC)
-			}
+			example = exampleLine(reason, e, time.Now())
 		}
 		fmt.Fprintf(w, "%s\t\t%d\t%s\n", reason, total[reason], example)
 		for _, name := range slices.Sorted(maps.Keys(domus)) {
@@ -141,22 +139,36 @@ func printReasons(w io.Writer, total map[string]uint64, domus map[string]map[str
 	}
 }
 
-// exampleLine is a packet in a line: when, whence and whither, and what has decided.
-func exampleLine(e router.DropExample) string {
-	words := []string{e.At.Local().Format(time.TimeOnly)}
+// byMAC are the reasons for which a frame's MACs have decided.
+var byMAC = []string{policy.MACInvalid.String(), policy.MACBinding.String(), policy.OtherHost.String(), policy.L2Multicast.String(), policy.NDSpoof.String(),
+	policy.ForeignMAC.String()}
+
+// exampleLine is a packet in a line: when, with the date where that is not today's, whence and whither, and what has decided.
+func exampleLine(reason string, e router.DropExample, now time.Time) string {
+	words := []string{dayTime(e.At.Local(), now.Local())}
 	if e.Domu != "" {
 		words = append(words, e.Domu)
 	}
-	switch {
-	case e.Src.IsValid():
-		words = append(words, fmt.Sprintf("%s %s > %s", e.Proto, end(e.Src, e.SrcPort), end(e.Dst, e.DstPort)))
-	case e.SrcMAC != "":
+	if e.SrcMAC != "" && (!e.Src.IsValid() || slices.Contains(byMAC, reason)) {
 		words = append(words, fmt.Sprintf("%#04x %s > %s", e.EtherType, e.SrcMAC, e.DstMAC))
+	}
+	if e.Src.IsValid() {
+		words = append(words, fmt.Sprintf("%s %s > %s", e.Proto, end(e.Src, e.SrcPort), end(e.Dst, e.DstPort)))
+	}
+	if e.ClaimedAddr.IsValid() {
+		words = append(words, strings.TrimSpace(fmt.Sprintf("claims %s %s", e.ClaimedAddr, e.ClaimedMAC)))
 	}
 	if e.Chain != "" {
 		words = append(words, fmt.Sprintf("%s %s of %s, %s", e.Chain, e.Rule, e.Policy, e.Source))
 	}
 	return strings.Join(words, "  ")
+}
+
+func dayTime(at, now time.Time) string {
+	if at.Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return at.Format(time.TimeOnly)
+	}
+	return at.Format(time.DateTime)
 }
 
 func end(a netip.Addr, port uint16) string {

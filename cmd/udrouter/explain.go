@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"udrouter/config"
 	"udrouter/policy"
 	"udrouter/router"
 )
@@ -71,7 +73,28 @@ The status is 0 whatever the verdict.`,
 	for _, name := range []string{"from", "dst", "proto"} {
 		required(c, name)
 	}
+	_ = c.RegisterFlagCompletionFunc("from", completePeers(&file, "uplink")) // it errs for a flag that is not there
+	_ = c.RegisterFlagCompletionFunc("dst", completePeers(&file))
+	_ = c.RegisterFlagCompletionFunc("proto", completeFixed("tcp", "udp", "icmp", "icmpv6")(nil))
 	return c
+}
+
+// completePeers completes some words, and who is in the file: dom0, where guests may meet it, and the guests.
+func completePeers(file *string, words ...string) cobra.CompletionFunc {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		cfg, diags := config.Load(*file)
+		if diags.HasErrors() {
+			return words, cobra.ShellCompDirectiveNoFileComp
+		}
+		list := slices.Clone(words)
+		if cfg.Host != nil {
+			list = append(list, "host")
+		}
+		for _, d := range cfg.Domus {
+			list = append(list, "domu:"+d.Name)
+		}
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // question reads explain's flags.

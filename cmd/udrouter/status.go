@@ -78,11 +78,18 @@ func decode(body []byte, into any) error {
 // ask sends a GET to the control socket and returns the answer's body.
 func ask(ctx context.Context, socket, path string) ([]byte, error) {
 	code, body, err := tell(ctx, socket, http.MethodGet, path, 5*time.Second)
-	if err == nil && code != http.StatusOK {
+	switch {
+	case err != nil:
+	case code == http.StatusForbidden:
+		err = errForbidden
+	case code != http.StatusOK:
 		err = fmt.Errorf("the router answered %d", code)
 	}
 	return body, err
 }
+
+// errForbidden is the answer to a user who may ask, but not this.
+var errForbidden = errors.New("only root may do this")
 
 // How often and how soon tell asks again.
 const (
@@ -159,9 +166,9 @@ func printStatus(out io.Writer, s router.Status) error {
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%d\n", l.Name, l.RxPackets, bytesOf(l.RxBytes), l.TxPackets, bytesOf(l.TxBytes), l.Errors)
 	}
-	fmt.Fprintf(w, "\nDOMU\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tDROPS\n")
+	fmt.Fprintf(w, "\nDOMU\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES\tFLOWS\tDROPS\n")
 	for _, d := range s.Domus {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%d\n", d.Name, d.RxPackets, bytesOf(d.RxBytes), d.TxPackets, bytesOf(d.TxBytes), d.Drops)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%d\t%d\n", d.Name, d.RxPackets, bytesOf(d.RxBytes), d.TxPackets, bytesOf(d.TxBytes), d.Flows, d.Drops)
 	}
 	fmt.Fprintf(w, "\nDROPPED\tPACKETS\n")
 	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {

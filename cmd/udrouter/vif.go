@@ -243,6 +243,9 @@ func vifListCommand() *cobra.Command {
 		Use: "list", Short: "List the ports that hotplug has named to the running router, and what became of them", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			body, err := ask(c.Context(), socket, "/v1/vifs")
+			if errors.Is(err, errForbidden) {
+				return errors.New("only root may list the vifs: they have what the domains' configurations say")
+			}
 			if err != nil {
 				return err
 			}
