@@ -58,7 +58,7 @@ network "v6" {
 
   # DHCP for the guests, from what they are bound to; in an IPv4 network as well. In an IPv6 network they ask for it when an ra block says so. Default: none.
   #dhcp {
-    # At least "1m". Default: "1h".
+    # "1m" to "8760h", a year. Default: "1h".
     #lease = "12h"
     # Name servers. Default: none.
     #dns = ["2001:db8:3:2:1::1"]
