@@ -231,7 +231,7 @@ var sets = []set{
 	{"thc-ipv6, false neighbours: parasite6, dos-new-ip6, fake_advertise6, flood_advertise6, flood_solicitate6", "-parasite6|-dos-new-ip6|-(fake|flood)_advertise6|-flood_solicitate6", nil, ""},
 	{"thc-ipv6 and nmap, to use up neighbours' tables: ndpexhaust26, sweeps", "-ndpexhaust26|nmap -n -sn", nil, "integration.TestScan router.TestSweep"},
 	{"thc-ipv6, ICMPv6: redir6, toobig6, smurfs", "-redir6|-toobig6|-r?smurf6", nil, ""},
-	{"thc-ipv6, ICMPv6: flood_redir6, randicmp6", "-flood_redir6", []int{55, 70}, "router.TestGuardFloods router.TestICMPMatrix"},
+	{"thc-ipv6, ICMPv6: flood_redir6, randicmp6", "-flood_redir6|-randicmp6", []int{55, 70}, "router.TestGuardFloods router.TestICMPMatrix"},
 	{"thc-ipv6, fuzz_ip6", "-fuzz_ip6", nil, "policy.FuzzFrame"},
 	{"thc-ipv6, servers and queriers: fake_dhcps6, fake_mld6", "-fake_(dhcps6|mld6)", nil, ""},
 	{"hping3: floods, forged sources, fragments, ICMP; thcsyn6 is the same for IPv6", "^hping3|-thcsyn6", nil, "integration.TestStateFloods"},

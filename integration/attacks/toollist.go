@@ -105,6 +105,7 @@ var tools = []tool{
 	{args: "atk6-denial6 eth0 2001:db8:ffff::7 7", about: "65", seconds: 6, endless: true, to: "2001:db8:ffff::7/128", passes: 1,
 		why: "Unknown hop-by-hop options whose type does not want the packet dropped: passed (RFC 8200 4.2, RFC 9673 5.2). Linux drops more than 8 of them."},
 	{args: "atk6-thcsyn6 eth0 2001:db8:ffff::7 80", about: "72", seconds: 3, endless: true, drops: "limit-new-flows", passes: 1},
+	{args: "atk6-randicmp6 eth0 2001:db8:ffff::7", about: "70", seconds: 30, endless: true, drops: "icmp-type icmp-unrelated"},
 	{args: "atk6-flood_redir6 eth0 2001:db8:3:2:1::11", about: "55", seconds: 3, endless: true, drops: "nd-malformed"},
 	{args: "atk6-fragmentation6 -p eth0 2001:db8:ffff::7", about: "58, 59, 61", seconds: 150, drops: "fragment-overlap malformed oversize-fragment", passes: 1},
 	{args: "atk6-exploit6 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 10, drops: "fragment-overlap oversize-fragment nd-malformed", passes: 1},
