@@ -109,11 +109,14 @@ func TestReloadStorm(t *testing.T) {
 	}
 	stop()
 	must(t, sending.Wait())
-	_ = lab.Await(testContext(t), "all datagrams", func() (bool, error) { return s.received.Load() == s.sent.Load(), nil })
+	// What a machine with too much to do has lost at the links' queues is counted; nothing else may be lost, and not much of that.
+	lost := func() uint64 { return s.sent.Load() - s.received.Load() }
+	counted := func() uint64 { return status(t, p).Drops["queue-full"] }
+	_ = lab.Await(testContext(t), "all datagrams", func() (bool, error) { return lost() <= counted(), nil })
 	s.conn.Close()
 	<-s.done
 	now := status(t, p)
-	if s.received.Load() != s.sent.Load() || now.Drops["internal"] != 0 || now.ForeignMAC != 0 {
+	if lost() > counted() || lost() > s.sent.Load()/20 || now.Drops["internal"] != 0 || now.ForeignMAC != 0 {
 		t.Errorf("%d of %d datagrams came back; drops %v", s.received.Load(), s.sent.Load(), now.Drops)
 	}
 	logged := uint64(strings.Count(p.Log(), "msg=reloaded "))
