@@ -105,7 +105,7 @@ func (s *soak) held() []held {
 		{"bytes of memory", func(p sample) uint64 { return p.rss }, moreMemory, baseMemory + uint64(s.guests)*guestMemory + flows*flowMemory},
 		{"goroutines", func(p sample) uint64 { return p.status.Process.Goroutines }, moreGoroutines, mostGoroutines + workers},
 		{"threads", func(p sample) uint64 { return uint64(p.threads) }, moreThreads, mostThreads + workers},
-		{"descriptors", func(p sample) uint64 { return uint64(p.files) }, moreFiles, mostFiles + workers},
+		{"descriptors", func(p sample) uint64 { return uint64(p.files) }, moreFiles, mostFiles + workers + uint64(s.guests)}, // a guest's port is watched by a socket,
 	}
 }
 
@@ -244,7 +244,7 @@ func (s *soak) report() []byte {
 		}
 		fmt.Fprintf(&b, "| %s | %d | %d | %d | %s |\n", h.what, h.of(s.samples[0]), s.most(h.of), h.of(last), ceiling)
 	}
-	fmt.Fprintf(&b, "\nThe ceiling of memory is %d MiB, and %d KiB for each guest and %d bytes for each of the most flows that there were; that of the others is %d, %d and %d, and %d for each of %d processors.\n",
+	fmt.Fprintf(&b, "\nThe ceiling of memory is %d MiB, and %d KiB for each guest and %d bytes for each of the most flows that there were; that of the others is %d, %d and %d, and %d for each of %d processors, of descriptors one for each guest besides.\n",
 		baseMemory>>20, guestMemory>>10, flowMemory, mostGoroutines, mostThreads, mostFiles, perProcessor, runtime.NumCPU())
 	fmt.Fprintf(&b, "\n| dropped for | packets |\n|---|--:|\n")
 	for _, reason := range slices.Sorted(maps.Keys(last.status.Drops)) {
