@@ -41,12 +41,11 @@ func as(t *testing.T, uid, gid int, do func()) {
 	}
 }
 
-// Who may connect may ask; only root may reload. Everyone gets what is wrong with the file.
-func TestControlReload(t *testing.T) {
-	s := knowing(t, edit())
-	const group = 1
+// controlOf serves the control socket to a group and root until the test ends, and returns where it is.
+func (s *sim) controlOf(t *testing.T, group int) (socket string) {
+	t.Helper()
 	dir := t.TempDir()
-	socket := filepath.Join(dir, "control.sock")
+	socket = filepath.Join(dir, "control.sock")
 	for d := dir; d != "/"; d = filepath.Dir(d) {
 		if fi, err := os.Stat(d); err != nil || fi.Mode().Perm()&0o001 == 0 {
 			if err := os.Chmod(d, 0o711); err != nil {
@@ -64,12 +63,20 @@ func TestControlReload(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
 	go func() { served <- s.serveControl(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return socket
+}
+
+// Who may connect may ask; only root may reload. Everyone gets what is wrong with the file.
+func TestControlReload(t *testing.T) {
+	s := knowing(t, edit())
+	const group = 1
+	socket := s.controlOf(t, group)
 	wrong := &ReloadError{Text: "router.hcl:3: all of it", Diagnostics: []Diagnostic{{"router.hcl", 3, 5, "No", "Mend it"}, {"router.hcl", 4, 5, "Nor", "Mend that"}}}
 	for _, c := range []struct {
 		name         string

@@ -6,13 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"udrouter/config"
 )
 
 // queued is a listener whose connections are there already.
@@ -90,31 +86,7 @@ func TestFairListener(t *testing.T) {
 func TestControlConnections(t *testing.T) {
 	const group, hog, all = 1, 65534, 40
 	s := knowing(t, edit())
-	dir := t.TempDir()
-	for d := dir; d != "/"; d = filepath.Dir(d) {
-		if fi, err := os.Stat(d); err != nil || fi.Mode().Perm()&0o001 == 0 {
-			if err := os.Chmod(d, 0o711); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	socket := filepath.Join(dir, "control.sock")
-	var err error
-	if s.Control, err = ListenControl(config.Control{Socket: socket}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(socket, -1, group); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error)
-	go func() { served <- s.serveControl(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
+	socket := s.controlOf(t, group)
 	dial := func(uid int) net.Conn {
 		t.Helper()
 		var conn net.Conn
