@@ -1,5 +1,7 @@
 package policy
 
+import "fmt"
+
 // Reason tells why a packet did not pass. It is a closed type: logs, status, metrics and explain use the
 // same word for it, and a drop without one does not exist. None is the zero value: nothing was wrong.
 type Reason uint8
@@ -164,14 +166,14 @@ func (r Reason) String() string {
 	return "invalid"
 }
 
-// ParseReason is the reason of a word; false where there is none.
-func ParseReason(word string) (Reason, bool) {
+// ParseReason is the reason of a word; an error where there is none.
+func ParseReason(word string) (Reason, error) {
 	for r := Reason(1); int(r) < Reasons; r++ {
 		if r.String() == word {
-			return r, true
+			return r, nil
 		}
 	}
-	return None, false
+	return None, fmt.Errorf("there is no reason %q: README.md has all, and `udrouter drops` those that there were", word)
 }
 
 // Text is what the reason means, in one sentence without its full stop.

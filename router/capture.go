@@ -128,9 +128,9 @@ func (r *Router) newCapture(q url.Values) (*capture, error) {
 		return nil, fmt.Errorf("there is no domu %q", c.domu)
 	}
 	if word := q.Get("reason"); word != "" {
-		var ok bool
-		if c.reason, ok = policy.ParseReason(word); !ok {
-			return nil, fmt.Errorf("there is no reason %q: README.md has all, and `udrouter drops` those that there were", word)
+		var err error
+		if c.reason, err = policy.ParseReason(word); err != nil {
+			return nil, err
 		}
 	}
 	switch {

@@ -37,8 +37,8 @@ func dropsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "drops", Short: "Show what did not pass, by reason and domu", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, ok := policy.ParseReason(reason); reason != "" && !ok {
-				return fmt.Errorf("there is no reason %q: README.md has all, and `udrouter drops` those that there were", reason)
+			if _, err := policy.ParseReason(reason); reason != "" && err != nil {
+				return err
 			}
 			s, err := askStatus(c.Context(), socket)
 			if err != nil {
