@@ -12,7 +12,7 @@
 //     admit.go      what state, rules and limits say of it; resets and errors where a rule rejects
 //     neighbour.go  next hops on the uplink, with a bounded queue while one is being asked for
 //     report.go     ICMP errors, a share for each guest
-//  4. egress        the worker hands the batch to its queues of the links, whole; tally.go counts for guests, droplog.go keeps examples of what did not pass
+//  4. egress        the worker hands the batch to its queues of the links, whole; tally.go counts for guests, droplog.go keeps examples of what did not pass, strangers.go counts what died at a guest's port
 //
 // world.go is what all of them look at: one immutable value, replaced when dom0's kernel changes something, or the file. plan.go compiles a file, and
 // reload.go puts it in the place of another; vifs.go is told of guests by hotplug. router.go starts the tasks and ends them; rounds.go tells when all have come
