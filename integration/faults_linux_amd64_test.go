@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ var faulty = []struct {
 	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EIO}, "udr0"},
 	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.ENOMEM}, "udr0"},
 	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.ENOBUFS}, "udr0"},
+	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.ENETDOWN}, "udr0"},
 	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EINTR}, ""},
 	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EAGAIN}, ""},
 	{"read", &fault{Calls: []uint64{unix.SYS_READ}, On: tun, Errno: unix.EBADFD}, "udr0"}, // what a device says that was deleted
@@ -40,6 +42,7 @@ var faulty = []struct {
 	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.EINTR}, "udr0"},
 	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.EIO}, "udr0"},
 	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.ENODEV}, "udr0"},
+	{"write", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Errno: unix.ENETDOWN}, "udr0"},
 	{"write of 20 bytes", &fault{Calls: []uint64{unix.SYS_WRITE}, On: tun, Short: 20}, "udr0"},
 	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENETDOWN}, "eth0"},
 	{"recvmmsg", &fault{Calls: []uint64{unix.SYS_RECVMMSG}, Errno: unix.ENXIO}, "eth0"},
@@ -60,6 +63,7 @@ var faulty = []struct {
 	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.ENODEV}, "eth0"},
 	{"sendmmsg", &fault{Calls: []uint64{unix.SYS_SENDMMSG}, Errno: unix.EINTR, Times: 100}, ""},
 	{"poll", &fault{Calls: []uint64{unix.SYS_POLL, unix.SYS_PPOLL}, Errno: unix.ENOMEM}, ""},
+	{"poll", &fault{Calls: []uint64{unix.SYS_POLL, unix.SYS_PPOLL}, Errno: unix.EIO}, ""},
 	{"poll", &fault{Calls: []uint64{unix.SYS_POLL, unix.SYS_PPOLL}, Errno: unix.EINTR}, ""},
 }
 
@@ -157,6 +161,7 @@ func TestFaultsOfLinks(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.ENOBUFS, unix.ENOMEM, unix.EIO} {
 		t.Run("io_uring completes with "+errno.Error(), func(t *testing.T) { l.completes(t, errno) })
 	}
+	t.Run("sendmmsg of one message", l.sendsOne)
 	t.Run("io_uring", l.givesUpRing)
 	l.meets(t)
 }
@@ -166,6 +171,51 @@ func TestFaultsOfLinksWithOffload(t *testing.T) {
 	l := newFaultLab(t, "--offload")
 	t.Run("io_uring", l.givesUpRing)
 	l.meets(t)
+}
+
+// sendsOne has the uplink take one message of each call that has several: the others are sent by the next calls, and nothing is lost or counted.
+func (l *faultLab) sendsOne(t *testing.T) {
+	const often = 3
+	was := status(t, l.proc)
+	again, all := segments(t, l.Guests[0].Node)
+	l.in.set(&fault{Calls: []uint64{unix.SYS_SENDMMSG}, Short: 1})
+	defer l.in.set(nil)
+	must(t, lab.Await(testContext(t), "calls with several messages", func() (bool, error) {
+		must(t, l.conn.Check(testContext(t)))
+		l.flood()
+		return l.in.hits() >= often, l.alive()
+	}))
+	if now := status(t, l.proc); errorsOf(now, "eth0") != errorsOf(was, "eth0") {
+		t.Errorf("%d errors are counted on eth0", errorsOf(now, "eth0")-errorsOf(was, "eth0"))
+	}
+	againNow, allNow := segments(t, l.Guests[0].Node)
+	if lost := againNow - again; lost*20 > allNow-all { // a busy machine has TCP send a few again by itself
+		t.Errorf("%d segments of %d were sent again", lost, allNow-all)
+	}
+	l.serves(t)
+}
+
+// segments are how many TCP segments a host has sent again, and how many in all (RFC 4022).
+func segments(t *testing.T, n *lab.Node) (again, all int) {
+	t.Helper()
+	said, err := n.Command(t.Context(), "cat", "/proc/net/snmp").Output()
+	must(t, err)
+	values := map[string]int{}
+	var names []string
+	for line := range strings.Lines(string(said)) {
+		fields := strings.Fields(line)
+		if fields[0] != "Tcp:" {
+			continue
+		}
+		for i, name := range names {
+			values[name], _ = strconv.Atoi(fields[i])
+		}
+		names = fields
+	}
+	if values["OutSegs"] == 0 {
+		t.Fatalf("no segment was sent: %s", said)
+	}
+	return values["RetransSegs"], values["OutSegs"]
 }
 
 // givesUpRing has a ring fail, after which there is a call for each packet.
