@@ -20,6 +20,7 @@ type Explainer struct {
 	world  *world
 	uplink *policy.Matcher // host.uplink; nil: none
 	now    time.Duration
+	dom0   *policy.Packet // the first of a connection that dom0's kernel has opened without the router; nil: none
 }
 
 // Answer is what becomes of a packet. Its JSON is `udrouter explain --json`; fields are only ever added.
@@ -154,6 +155,7 @@ func (e *Explainer) explain(q policy.Question, opened *policy.Question) ([]Answe
 func (e *Explainer) forget() {
 	e.world.engine.Forget()
 	e.world.LinkLocals = policy.NewLinkLocals()
+	e.dom0 = nil
 	e.now += time.Hour // limits are those of a guest at rest
 }
 
@@ -301,10 +303,15 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) A
 	if from.Zone == policy.ZoneHost && e.passesBy(p, from) {
 		to, guest, _ := e.world.way(p, from)
 		a.To, a.By, a.Text = targetName(to, guest), "dom0", "Dom0's kernel sends it without the router"
+		e.dom0 = p
 		return a
 	}
 	if from.Zone == policy.ZoneUplink && e.world.Held[dst] && (!neighbours || p.IsND() && p.ICMPType == policy.RedirectMessage) {
-		return e.kernels(a, p, reply && q.Forge == policy.NoForgery)
+		return e.kernels(a, p, q.Forge)
+	}
+	if g := e.meets(from, dst, q.Forge); g != nil {
+		a.To, a.By, a.Text = targetName(toGuest, g), "dom0", "Guests meet in the bridge, which hides it from the router: isolate = false"
+		return a
 	}
 	if r := e.guards(p, from); r != policy.None {
 		if r == policy.IPBinding || r == policy.IP6Binding {
@@ -334,6 +341,10 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) A
 		return a
 	case r != policy.None:
 		return a.refuse(r, "way", Decision{})
+	case to == toRouter && from.Zone == policy.ZoneHost && !e.leadsHere(dst):
+		a = a.refuse(policy.NoRoute, "dom0", Decision{})
+		a.To, a.Text = "", "Dom0's kernel knows no way to the router there, and looks for the address beyond the uplink"
+		return a
 	case to == toRouter:
 		a.By, a.Text = "router", "The router itself answers"
 		return a
@@ -479,7 +490,10 @@ func (a Answer) String() string {
 		forged = fmt.Sprintf(", forged: %s", a.Forge)
 	}
 	if a.Opened != nil {
-		port, forged = "", fmt.Sprintf(", an answer from port %d%s", a.Opened.Port, forged)
+		forged = ", an answer" + forged
+		if a.Port != 0 {
+			port, forged = "", fmt.Sprintf(", an answer from port %d%s", a.Port, strings.TrimPrefix(forged, ", an answer"))
+		}
 	}
 	fmt.Fprintf(&s, "%s%s from %s (%s) to %s%s%s\n", a.Proto, port, a.Src, a.From, a.Dst, to, forged)
 	for _, d := range a.Steps {

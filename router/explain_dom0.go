@@ -3,6 +3,7 @@ package router
 import (
 	"net/netip"
 
+	"udrouter/config"
 	"udrouter/policy"
 )
 
@@ -16,7 +17,7 @@ func (e *Explainer) passesBy(p *policy.Packet, from policy.End) bool {
 }
 
 // kernels is the answer for what comes by the uplink for dom0 itself: the router has no part in it, but for the rules that it gave the kernel.
-func (e *Explainer) kernels(a Answer, p *policy.Packet, reply bool) Answer {
+func (e *Explainer) kernels(a Answer, p *policy.Packet, forge policy.Forgery) Answer {
 	a.To, a.By = "host", "dom0"
 	switch {
 	case p.RH0:
@@ -28,7 +29,7 @@ func (e *Explainer) kernels(a Answer, p *policy.Packet, reply bool) Answer {
 		a.Text = "Dom0's kernel takes nothing from such a source"
 		return a
 	}
-	if reply {
+	if e.dom0 != nil && forge == policy.NoForgery && answersTo(p, e.dom0) {
 		a.By, a.Text = "state", "Dom0's kernel gets it, as it does every answer to its own connections"
 		return a
 	}
@@ -58,6 +59,31 @@ func (e *Explainer) kernels(a Answer, p *policy.Packet, reply bool) Answer {
 		a.Reason, a.Text = policy.HostPolicy.String(), "Dom0's kernel refuses it"
 	}
 	return a
+}
+
+// answersTo tells whether a packet is of the connection that another has opened, the other way (nf_conntrack(7) calls it the reply direction).
+func answersTo(p, opener *policy.Packet) bool {
+	there, _, ok := opener.FlowKey()
+	back, _, same := p.FlowKey()
+	return ok && same && there == back && p.Src == opener.Dst && p.SrcPort == opener.DstPort && p.Proto == opener.Proto
+}
+
+// meets is the guest to whom the bridge brings what a guest sends, without the router; nil: there is none. Of a bridge whose ports are not isolated that
+// is whatever the sender's port lets in.
+func (e *Explainer) meets(from policy.End, dst netip.Addr, forge policy.Forgery) *policy.Guest {
+	if from.Zone != policy.ZoneGuest || e.world.isolate || forge == policy.ForgeMAC {
+		return nil
+	}
+	if g := e.world.ByAddr(dst); g != nil && g != from.Guest && !e.world.Taken[dst] {
+		return g
+	}
+	return nil
+}
+
+// leadsHere tells whether dom0's kernel has a route through the router to an address: to routed networks, and to what guests are bound to in others.
+func (e *Explainer) leadsHere(a netip.Addr) bool {
+	n := e.cfg.NetworkOf(a)
+	return n != nil && (n.Upstream == config.Routed || e.world.ByAddr(a) != nil)
 }
 
 // kernelRefuses tells whether Linux takes no packet from an address, whatever its firewall says: ip_route_input_slow and ip6_rcv_core.

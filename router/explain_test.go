@@ -326,3 +326,132 @@ func TestCoverage(t *testing.T) {
 		}
 	}
 }
+
+// decided are the verdicts of a file's tests, a word each: of the steps, and within them of the families.
+func decided(t *testing.T, src string) (words []string) {
+	t.Helper()
+	results, err := RunTests(parseConfig(t, src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		for _, s := range r.Steps {
+			for _, a := range s.Answers {
+				words = append(words, fmt.Sprintf("%s: %s by %s", r.Name, a.Verdict, a.By))
+			}
+		}
+	}
+	return words
+}
+
+// withTests is the reference with other tests than its own.
+func withTests(edit *strings.Replacer, blocks string) string {
+	src := string(config.Reference)
+	return edit.Replace(src[:strings.Index(src, "# A question to the policy")]) + blocks
+}
+
+// What comes for dom0 in a connection of its own is that connection's other direction, and nothing else is.
+func TestAnswersToDom0(t *testing.T) {
+	src := withTests(strings.NewReplacer(), `
+test "tcp" {
+  from   = "uplink"
+  src    = "9.9.9.9"
+  to     = "host"
+  proto  = "tcp"
+  port   = 443
+  open   = true
+  expect = "accept"
+  then {
+    src    = "9.9.9.10"
+    expect = "drop"
+  }
+  then {
+    port   = 444
+    expect = "drop"
+  }
+  then {
+    proto  = "udp"
+    port   = 443
+    expect = "drop"
+  }
+  then {
+    expect = "accept"
+  }
+}
+test "echo" {
+  from   = "uplink"
+  src    = "9.9.9.9"
+  to     = "host"
+  proto  = "icmp"
+  open   = true
+  expect = "accept"
+  then {
+    src    = "9.9.9.10"
+    expect = "drop"
+  }
+}
+`)
+	results, err := RunTests(parseConfig(t, src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if r.Failed != "" {
+			t.Errorf("%s: %s", r.Name, r.Failed)
+		}
+	}
+	if said := results[0].Steps[2].Answers[0].String(); !strings.Contains(said, "an answer from port 444") {
+		t.Errorf("said of port 444 is %s", said)
+	}
+	if said := results[1].Steps[1].Answers[0].String(); !strings.Contains(said, ", an answer") || strings.Contains(said, "port") {
+		t.Errorf("said of an echo reply is %s", said)
+	}
+}
+
+// Guests of a bridge whose ports are not isolated meet in it: what one may send the other is not the router's to refuse, but for a foreign MAC.
+func TestExplainWithoutIsolation(t *testing.T) {
+	blocks := ""
+	for _, forge := range []string{"", "arp", "source", "mac"} {
+		blocks += fmt.Sprintf("test %q {\n  from   = \"domu:one\"\n  to     = \"domu:two\"\n  expect = \"drop\"\n", "forge "+forge)
+		if forge != "arp" {
+			blocks += "  proto  = \"tcp\"\n  port   = 23\n"
+		}
+		if forge != "" {
+			blocks += fmt.Sprintf("  forge  = %q\n", forge)
+		}
+		blocks += "}\n"
+	}
+	for isolate, want := range map[string]map[string]string{
+		"true":  {"": "drop by default", "arp": "drop by guard", "source": "drop by guard", "mac": "drop by guard"},
+		"false": {"": "accept by dom0", "arp": "accept by dom0", "source": "accept by dom0", "mac": "drop by guard"},
+	} {
+		words := decided(t, withTests(strings.NewReplacer("isolate = true", "isolate = "+isolate), blocks))
+		for _, w := range words {
+			name, got, _ := strings.Cut(strings.TrimPrefix(w, "forge "), ": ")
+			if got != want[name] {
+				t.Errorf("isolate = %s, forge %q: %s, want %s", isolate, name, got, want[name])
+			}
+		}
+		if len(words) < 7 {
+			t.Errorf("isolate = %s: %d answers only", isolate, len(words))
+		}
+	}
+}
+
+// Dom0 reaches the router's addresses of a routed network, to which its kernel has a route, and not those of a proxied one.
+func TestExplainDom0ToTheRouter(t *testing.T) {
+	block := `
+test "ping" {
+  from   = "host"
+  dst    = "192.0.2.1"
+  proto  = "icmp"
+  expect = "accept"
+}
+`
+	for upstream, want := range map[string]string{"routed": "accept by router", "proxied": "drop by dom0"} {
+		src := withTests(strings.NewReplacer(`upstream = "routed"`, fmt.Sprintf("upstream = %q", upstream)), block)
+		if got := decided(t, src); len(got) != 1 || got[0] != "ping: "+want {
+			t.Errorf("%s: %v, want %s", upstream, got, want)
+		}
+	}
+}
