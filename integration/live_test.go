@@ -69,6 +69,8 @@ var liveRows = []liveRow{
 	{"host", "198.51.100.7", "domu:one", "tcp", 22, "drop", "", "", []string{"host-src"}},
 	{"domu:two", "", "host", "udp", 53, "accept", "dns", "host", nil},
 	{"domu:two", "", "host", "tcp", 53, "drop", "", "", []string{"host-policy"}},
+	{"domu:one", "fe80::216:3eff:fe00:1", "fe80::1", "icmpv6", 0, "accept", "", "router", nil},
+	{"domu:one", "fe80::bad", "2620:fe::9", "icmpv6", 0, "drop", "", "", []string{"link-local"}},
 }
 
 // block is the row as a file has it.
@@ -180,6 +182,53 @@ func TestLiveFindsOut(t *testing.T) {
 				t.Errorf("got %q, want %q", r.Failed, c.want)
 			}
 		})
+	}
+}
+
+// Tests that have nothing to do with the router, or of which nothing can be known, are results like others, and say so; a group of the control socket that
+// this machine lacks does not matter.
+func TestLiveGoesOn(t *testing.T) {
+	src := strings.NewReplacer(`upstream = "routed"`, `upstream = "proxied"`, `#group = "adm"`, `group = "nobody-has-this"`).Replace(withoutTests())
+	if strings.Count(src, `"proxied"`) < 2 || !strings.Contains(src, "nobody-has-this") {
+		t.Fatal("the file is the same")
+	}
+	rows := []liveRow{
+		{from: "host", to: "192.0.2.1", proto: "icmp", expect: "drop"}, // dom0's kernel has no route to the router there
+		{from: "domu:one", to: "9.9.9.9", proto: "tcp", port: 443, expect: "accept"},
+	}
+	for i, r := range rows {
+		src += r.block(i)
+	}
+	for _, r := range runLive(t, src, src) {
+		if r.Failed != "" || r.Steps[0].Answers[0].Live == nil {
+			t.Errorf("%s: %s", r.Name, r.Failed)
+		}
+	}
+}
+
+// Guests of a bridge whose ports are not isolated meet in it, offline and live.
+func TestLiveWithoutIsolation(t *testing.T) {
+	src := strings.Replace(withoutTests(), "isolate = true", "isolate = false", 1)
+	src += liveRow{from: "domu:one", to: "domu:two", proto: "tcp", port: 23, expect: "accept"}.block(0)
+	for i, forge := range []string{"arp", "nd", "ra", "source", "mac"} {
+		keys, expect := "", "accept"
+		if forge == "source" || forge == "mac" {
+			keys = "  proto = \"tcp\"\n  port = 23\n"
+		}
+		if forge == "mac" {
+			expect = "drop"
+		}
+		src += fmt.Sprintf("test \"%d %s\" {\n  from = \"domu:one\"\n  to = \"domu:two\"\n  forge = %q\n%s  expect = %q\n}\n", i, forge, forge, keys, expect)
+	}
+	for _, r := range runLive(t, src, src) {
+		if r.Failed != "" {
+			t.Errorf("%s: %s", r.Name, r.Failed)
+		}
+		for _, a := range r.Steps[0].Answers {
+			if want := map[string][]string{"accept": {"domu:two"}, "drop": {}}[r.Steps[0].Expect]; a.Live == nil || !slices.Equal(a.Live.At, want) {
+				t.Errorf("%s: %+v, want it at %v", r.Name, a.Live, want)
+			}
+		}
 	}
 }
 

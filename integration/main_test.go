@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, becomeNobody(program))
 		os.Exit(1)
 	}
+	if program := os.Getenv(asLeak); program != "" {
+		fmt.Fprintln(os.Stderr, becomeLeak(program))
+		os.Exit(1)
+	}
 	if user := os.Getenv(asUser); user != "" {
 		fmt.Fprintln(os.Stderr, becomeOrdinary(user))
 		os.Exit(1)

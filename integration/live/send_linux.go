@@ -37,6 +37,11 @@ func (s *stage) step(ctx context.Context, t *policy.TestCase, r *router.StepResu
 	return nil
 }
 
+// bound is the time that a packet, or its sender's being told, is waited for.
+func bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, patience, fmt.Errorf("nothing within %v", patience))
+}
+
 // packet sends one.
 func (s *stage) packet(ctx context.Context, test *policy.TestCase, t *policy.TestStep, a *router.Answer) error {
 	from, err := s.sender(t.From, a)
@@ -57,21 +62,19 @@ func (s *stage) packet(ctx context.Context, test *policy.TestCase, t *policy.Tes
 	}
 	probe := router.ProbeOf(t.Question, a.Src, a.Dst, s.nextPort(), a.Opened != nil)
 	p := s.newSent(a, mark{src: a.Src, dst: a.Dst, proto: protoOf(t.Question, a.Src.Is6()), srcPort: probe.SrcPort, dstPort: probe.DstPort}, from, to)
-	bounded, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("nothing within %v", patience))
-	defer cancel()
 	echo := t.Proto == policy.ProtoICMP || t.Proto == policy.ProtoICMPv6
 	kernels := from.node.Has(a.Src) && s.between(from, to) && t.Forge == policy.NoForgery && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router")
 	if a.Opened != nil {
 		kernels = kernels && t.Question == test.Question
-		err = s.open(bounded, p, test, kernels)
+		err = s.open(ctx, p, test, kernels)
 	}
 	switch {
 	case err != nil || a.Live.Wrong != "":
 	case kernels && a.Opened != nil: // the opener has had its answer
 	case kernels:
-		err = s.converse(bounded, p, t)
+		err = s.converse(ctx, p, t)
 	default:
-		err = s.inject(bounded, p, t, probe)
+		err = s.inject(ctx, p, t, probe)
 	}
 	if err != nil {
 		return err
@@ -128,7 +131,9 @@ func (s *stage) open(ctx context.Context, p *sent, test *policy.TestCase, own bo
 	if err != nil {
 		return err
 	}
-	switch err := talk(ctx); {
+	bounded, cancel := bound(ctx)
+	defer cancel()
+	switch err := talk(bounded); {
 	case err != nil:
 		p.answer.Live.Wrong = fmt.Sprintf("the connection that it answers in is not opened: %v", err)
 	case own:
@@ -171,10 +176,10 @@ func (s *stage) converse(ctx context.Context, p *sent, t *policy.TestStep) error
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	bounded, cancel := bound(ctx)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- talk(ctx) }()
+	go func() { done <- talk(bounded) }()
 	ended := func(err error) {
 		if err == nil {
 			p.heard.Store(true)
@@ -187,13 +192,13 @@ func (s *stage) converse(ctx context.Context, p *sent, t *policy.TestStep) error
 		ended(<-done)
 		return nil
 	case policy.Reject:
-		_ = s.await(ctx, p) // what there is by then decides
+		_ = s.await(bounded, p) // what there is by then decides
 	default:
 		// It has left, or its own host has refused it.
 		left := make(chan struct{})
 		go func() {
 			defer close(left)
-			_, _ = p.from.AwaitFrom(ctx, p.before[p.from], func(f lab.Frame) bool { return f.Outgoing && p.in(p.from, f.Data) })
+			_, _ = p.from.AwaitFrom(bounded, p.before[p.from], func(f lab.Frame) bool { return f.Outgoing && p.in(p.from, f.Data) })
 		}()
 		select {
 		case <-left:
@@ -300,11 +305,13 @@ func (s *stage) inject(ctx context.Context, p *sent, t *policy.TestStep, probe s
 		}
 		return s.fence(ctx, p)
 	}
-	for ctx.Err() == nil {
+	bounded, cancel := bound(ctx)
+	defer cancel()
+	for bounded.Err() == nil {
 		if err := send(); err != nil {
 			return err
 		}
-		soon, cancel := context.WithTimeout(ctx, again)
+		soon, cancel := context.WithTimeout(bounded, again)
 		err := s.await(soon, p)
 		cancel()
 		if err == nil {
@@ -325,7 +332,11 @@ func (s *stage) injector(p *sent, t *policy.TestStep, probe stack.Probe) (func()
 		w = s.uplink
 		router.Attach(&probe, s.lab.Gateway.MAC, s.lab.Dom0.MAC, s.routerMAC)
 	} else {
-		router.Attach(&probe, w.node.MAC, s.routerMAC, router.StrangersMAC(w.node.MAC))
+		next := s.routerMAC
+		if !s.cfg.Bridge.Isolate && p.to != nil && p.to != w && s.guests[p.to.node.Name()] == p.to {
+			next = p.to.node.MAC // nothing keeps a guest from that
+		}
+		router.Attach(&probe, w.node.MAC, next, router.StrangersMAC(w.node.MAC))
 	}
 	f := probe.Build().Bytes()
 	if t.Forge != policy.NoForgery || p.answer.Opened != nil { // what has the same ports may be true
@@ -372,13 +383,15 @@ func sendIP(n *lab.Node, dst netip.Addr, packet []byte) error {
 	}
 }
 
-// fence waits until the router is done with what the packet's sender has sent. The first one says that it has been decided on; the second, which the
+// fence waits until the router is done with what the packet's sender has sent, or says of the packet that this cannot be told. The first one says that it has been decided on; the second, which the
 // router takes in a later batch, that what came of it has been sent.
 func (s *stage) fence(ctx context.Context, p *sent) error {
 	send, word, err := s.fencer(p)
 	if err != nil || send == nil {
 		return err
 	}
+	bounded, cancel := bound(ctx)
+	defer cancel()
 	for range 2 {
 		st, err := s.status(ctx)
 		if err != nil {
@@ -389,10 +402,14 @@ func (s *stage) fence(ctx context.Context, p *sent) error {
 			return err
 		}
 		p.fenced[word]++
-		err = lab.Await(ctx, "the fence", func() (bool, error) {
+		err = lab.Await(bounded, "the fence", func() (bool, error) {
 			st, err := s.status(ctx)
 			return err == nil && st.Drops[word] > was, err
 		})
+		if bounded.Err() != nil && ctx.Err() == nil {
+			p.answer.Live.Wrong = fmt.Sprintf("what was sent behind it did not come to the router within %v, so that nothing is known of it", patience)
+			return nil
+		}
 		if err != nil {
 			return err
 		}

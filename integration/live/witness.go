@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"udrouter/integration/lab"
@@ -77,6 +78,18 @@ func (m *mark) in(w *witness, f []byte) bool {
 		return bytes.Contains(f, m.raw) && !(len(l4) > 0 && (proto == policy.ProtoICMP && (l4[0] == 3 || l4[0] == 11 || l4[0] == 12) || proto == policy.ProtoICMPv6 && l4[0] < 128))
 	}
 	return l4 != nil && src == m.src && dst == m.dst && proto == m.proto && m.inL4(l4)
+}
+
+// answeredBy tells whether a frame carries an answer to the packet.
+func (m *mark) answeredBy(w *witness, f []byte) bool {
+	if m.proto != policy.ProtoICMP && m.proto != policy.ProtoICMPv6 && !policy.RulePorts(m.proto) {
+		return false
+	}
+	back := mark{src: m.dst, dst: m.src, proto: m.proto, srcPort: m.dstPort, dstPort: m.srcPort}
+	if m.proto == policy.ProtoICMP || m.proto == policy.ProtoICMPv6 {
+		back.srcPort = m.srcPort // the identifier of both
+	}
+	return back.in(w, f)
 }
 
 // inL4 tells whether a packet's data begins as that of this one does. Of protocols without ports the data was made by hand and goes on to the end.
@@ -177,6 +190,9 @@ func (s *stage) at(p *sent) (there bool, elsewhere []string) {
 			elsewhere = append(elsewhere, w.name)
 		}
 	}
+	if p.to == nil && p.answer.To == "router" {
+		there = there || slices.ContainsFunc(p.from.FramesFrom(p.before[p.from]), func(f lab.Frame) bool { return !f.Outgoing && p.answeredBy(p.from, f.Data) })
+	}
 	if there && p.to == s.internet { // it comes by the upstream router
 		elsewhere = slices.DeleteFunc(elsewhere, func(name string) bool { return name == s.uplink.name })
 	}
@@ -186,6 +202,26 @@ func (s *stage) at(p *sent) (there bool, elsewhere []string) {
 // byProvider tells whether dom0's kernel may send a packet by the provider's router: all but what is for a guest whom it knows behind the TUN.
 func (s *stage) byProvider(p *sent) bool {
 	return p.from == s.eth0 || p.from.node == s.eth0.node && p.to == nil
+}
+
+// strayed tells who besides its sender has got the answer to a packet. On the way to and from the internet is the provider's router. Whose address it is
+// gets what answers a forged one.
+func (s *stage) strayed(p *sent) (who []string) {
+	if !p.from.node.Has(p.src) || p.answer.Forge != "" {
+		return nil
+	}
+	outside := func(w *witness) bool { return w == s.uplink || w == s.internet }
+	beyond := outside(p.from) || p.to != nil && outside(p.to)
+	for _, w := range s.witnesses {
+		before, known := p.before[w]
+		if !known || w == s.eth0 || w.node == p.from.node || p.to != nil && w.node == p.to.node || beyond && outside(w) || slices.Contains(who, w.name) {
+			continue
+		}
+		if slices.ContainsFunc(w.FramesFrom(before), func(f lab.Frame) bool { return !f.Outgoing && p.answeredBy(w, f.Data) }) {
+			who = append(who, w.name)
+		}
+	}
+	return who
 }
 
 // toldSender is what the sender was told, "" for nothing.
@@ -207,7 +243,11 @@ func (s *stage) judge(p *sent) {
 	switch {
 	case there:
 		seen.Verdict, seen.Told = policy.Accept.String(), "" // what its receiver says
-		seen.At = append([]string{p.answer.To}, elsewhere...)
+		to := p.answer.To
+		if to == "" && p.to != nil {
+			to = p.to.name
+		}
+		seen.At = append([]string{to}, elsewhere...)
 	case seen.Told != "":
 		seen.Verdict = policy.Reject.String()
 	default:
@@ -215,6 +255,9 @@ func (s *stage) judge(p *sent) {
 	}
 	if len(elsewhere) > 0 {
 		seen.Wrong = "it was seen where it is not to be"
+	}
+	if who := s.strayed(p); len(who) > 0 {
+		seen.Wrong = "its answer was seen where it is not to be: by " + strings.Join(who, ", ")
 	}
 }
 
