@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,9 +19,11 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
 	"udrouter/integration/tool"
 )
 
@@ -62,7 +65,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	failed := 0
 	for i, t := range targets {
 		fmt.Fprintf(progress, "%d of %d: %s\n", i+1, len(targets), t)
-		r := t.fuzz(ctx, *each, progress)
+		r := t.fuzzed(ctx, *each, progress)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -134,6 +137,22 @@ func (t *tally) read(line string) {
 	}
 }
 
+// errUnexecuted is that a target's time went to the inputs that earlier runs have left in Go's cache.
+var errUnexecuted = errors.New("its time went to the inputs of earlier runs, and nothing new was executed: give it more (-time)")
+
+// fuzzed is fuzz, with more time where that did not get beyond the inputs of earlier runs.
+func (t target) fuzzed(ctx context.Context, each string, progress io.Writer) result {
+	r := t.fuzz(ctx, each, progress)
+	for long, err := time.ParseDuration(each); err == nil && errors.Is(r.err, errUnexecuted) && long < longest && ctx.Err() == nil; {
+		long *= 4
+		r = t.fuzz(ctx, long.String(), progress)
+	}
+	return r
+}
+
+// longest is the time of a target from which on it gets no more by itself.
+const longest = time.Minute
+
 func (t target) fuzz(ctx context.Context, each string, progress io.Writer) result {
 	r := result{target: t}
 	start := time.Now()
@@ -159,6 +178,11 @@ func (t target) fuzz(ctx context.Context, each string, progress io.Writer) resul
 	said.CloseWithError(lines.Err())
 	r.err = <-ended
 	r.took = time.Since(start)
+	// Go says the one or the other, depending on where its time ends.
+	if n, _ := strconv.Atoi(r.execs); n == 0 && (r.err == nil || strings.Contains(all.String(), "\n    context deadline exceeded\n")) {
+		r.err = errUnexecuted
+		fmt.Fprintf(&all, "%v\n", r.err)
+	}
 	if r.err != nil {
 		r.output = all.String()
 	}

@@ -56,6 +56,8 @@ func TestFuzz(t *testing.T) { t.Fatal("no test is run") }
 		{[]string{"-time", "200x"}, "1 of 2 targets failed", []string{`example/a.FuzzGood +\d+s +\d+ +\d+ +\d+ +ok`, `example/a.FuzzBad .* FAILED`}, "the defect"},
 		{[]string{"-time", "200x", "-run", "a.FuzzGood$"}, "", []string{`example/a.FuzzGood .* ok`}, "1 of 1: example/a.FuzzGood"},
 		{[]string{"-time", "200x", "-skip", "Bad"}, "", []string{`example/a.FuzzGood .* ok`}, "1 of 1: example/a.FuzzGood"},
+		// In that time not even the seeds are through: it gets more.
+		{[]string{"-time", "1ms", "-run", "a.FuzzGood$"}, "", []string{`example/a.FuzzGood +\d+s +[1-9]\d* .* ok`}, "gathering baseline coverage"},
 		{[]string{"-run", "Nothing"}, `no fuzz target in ./... matches "Nothing"`, nil, ""},
 		{[]string{"./nowhere"}, "listing the targets", nil, ""},
 	} {
