@@ -32,6 +32,7 @@ func (s *soak) events(ctx context.Context, rng *rand.Rand) {
 		{"uplink down and up", s.flap, true}, {"MTU of the uplink changed and back", s.otherMTU, true}, {"another MAC of the provider's router", s.otherMAC, true},
 		{"TAP deleted", s.deleteTAP, true},
 	}
+	happened := map[string]bool{}
 	for round := 0; ctx.Err() == nil; round++ {
 		e := list[rng.IntN(len(list))]
 		if round < len(list) { // each at least once
@@ -44,6 +45,7 @@ func (s *soak) events(ctx context.Context, rng *rand.Rand) {
 		if e.disturbs {
 			s.disturbed.end(time.Now())
 		}
+		happened[e.name] = true
 		s.counted("event: "+e.name, err)
 		if err != nil {
 			s.complain("%s: %v", e.name, err)
@@ -55,6 +57,12 @@ func (s *soak) events(ctx context.Context, rng *rand.Rand) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
+		}
+	}
+	for _, e := range list {
+		if !happened[e.name] {
+			happened[e.name] = true
+			s.complain("%s: it never happened, so that nothing is shown of it; the soak was too short", e.name)
 		}
 	}
 }

@@ -46,6 +46,15 @@ func TestSoak(t *testing.T) {
 	}
 }
 
+// A soak in whose time not everything has happened shows nothing of the rest, and says so.
+func TestSoakTooShort(t *testing.T) {
+	var out, progress bytes.Buffer
+	err := run(t.Context(), []string{"-time", "1s", "-guests", "8", "-seed", "1"}, &out, &progress)
+	if err == nil || !strings.Contains(out.String(), "TAP deleted: it never happened") || strings.Contains(out.String(), "All held") {
+		t.Errorf("%v\n%s\n%s", err, out.String(), progress.String())
+	}
+}
+
 // What has grown, what has left by a foreign MAC, a defect and what never goes well are complained of; the rest is not.
 func TestJudge(t *testing.T) {
 	for want, change := range map[string]func(*sample, *soak){
