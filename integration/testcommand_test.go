@@ -117,7 +117,13 @@ func TestTestCommand(t *testing.T) {
 		"--json --junit":          "--junit FILE",
 		"--junit " + dir + "/a/b": "no such file",
 	} {
-		_, errs := command(t, 1, append([]string{"test", "-c", good}, strings.Fields(args)...)...)
+		out, errs := command(t, 1, append([]string{"test", "-c", good}, strings.Fields(args)...)...)
 		contains(t, errs, want)
+		if strings.Contains(args, dir) {
+			contains(t, out, "2 passed, 0 failed\n")
+		}
 	}
+	without := writeFile(t, dir, "without.hcl", []byte(withoutTests()), 0o644)
+	_, errs = command(t, 1, "test", "-c", without)
+	contains(t, errs, "has no test block")
 }

@@ -72,6 +72,9 @@ have to arrive where they should, and nowhere else, besides what the policy says
 			if err != nil {
 				return err
 			}
+			if len(cfg.Tests) == 0 {
+				return fmt.Errorf("%s has no test block, so that nothing was tested; see router.hcl(5)", f.file)
+			}
 			cfg.Tests = slices.DeleteFunc(cfg.Tests, func(t policy.TestCase) bool { return !pattern.MatchString(t.Name) })
 			if len(cfg.Tests) == 0 && f.run != "" {
 				return fmt.Errorf("no test has a name that matches %q", f.run)
@@ -145,7 +148,7 @@ func (f *testFlags) report(out io.Writer, cfg *config.Config, results []router.T
 	return nil
 }
 
-func (f *testFlags) write(out io.Writer, r *testReport) error {
+func (f *testFlags) write(out io.Writer, r *testReport) (err error) {
 	if f.junit == toStdout {
 		return r.writeJUnit(out)
 	}
@@ -154,9 +157,8 @@ func (f *testFlags) write(out io.Writer, r *testReport) error {
 		if err := r.writeJUnit(&b); err != nil {
 			return err
 		}
-		if err := os.WriteFile(f.junit, []byte(b.String()), 0o666); err != nil {
-			return err
-		}
+		// What people are told does not depend on whether that file can be written.
+		defer func() { err = errors.Join(err, os.WriteFile(f.junit, []byte(b.String()), 0o666)) }()
 	}
 	if f.json {
 		enc := json.NewEncoder(out)
@@ -178,7 +180,7 @@ func (f *testFlags) write(out io.Writer, r *testReport) error {
 			fmt.Fprintf(&b, "  %s\n", d)
 		}
 	}
-	_, err := io.WriteString(out, b.String())
+	_, err = io.WriteString(out, b.String())
 	return err
 }
 
