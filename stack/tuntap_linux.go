@@ -325,7 +325,7 @@ func remedy(err error) error {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return fmt.Errorf("%w: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW", err)
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: load the tun module (modprobe tun)", err)
+		return fmt.Errorf("%w: load the tun module (modprobe tun); a container needs the device as well, as by docker run --device=/dev/net/tun", err)
 	}
 	return err
 }

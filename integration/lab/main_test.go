@@ -36,6 +36,7 @@ var helpers = map[string]func(args []string) error{
 	"weak":  asWeakRoot,
 	"lab":   userLab,
 	"mount": userMounts,
+	"fixed": fixedSysctls,
 }
 
 // testTimeout ends a test that hangs with a message instead of a stack of everything; none waits

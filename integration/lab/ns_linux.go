@@ -213,6 +213,10 @@ func (n *NS) SetSysctl(key, value string) error {
 	}
 	// Which namespace these files show is decided by the thread that opens them.
 	err = n.Do(func() error { return os.WriteFile(path, []byte(value), 0) })
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("setting %s=%s in %s: %w: the lab sets what its own namespaces' kernels do, and /proc/sys is read-only here, as in a container: "+
+			"docker run --security-opt systempaths=unconfined gives one that is not, or before the lab: mount -o remount,rw /proc/sys", key, value, n.name, err)
+	}
 	if err != nil {
 		return fmt.Errorf("setting %s=%s in %s: %w", key, value, n.name, err)
 	}

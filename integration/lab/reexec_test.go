@@ -216,6 +216,30 @@ func TestRootLacksCapabilities(t *testing.T) {
 	}
 }
 
+// Where the kernel's settings are read-only, as in a container even with capabilities, root is told so.
+func TestReadOnlySysctls(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "fixed")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "/proc/sys is read-only here") || !strings.Contains(string(out), "systempaths=unconfined") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// fixedSysctls is a helper, run in a mount namespace of its own. It makes a network namespace where /proc/sys is mounted read-only.
+func fixedSysctls([]string) error {
+	const sysctls = "/proc/sys"
+	if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount(sysctls, sysctls, "", unix.MS_BIND, ""),
+		unix.Mount("", sysctls, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")); err != nil {
+		return err
+	}
+	ns, err := NewNS("fixed")
+	if err == nil {
+		return ns.Close()
+	}
+	return err
+}
+
 func TestRootNeedsNoReexec(t *testing.T) {
 	if again, err := NeedsReexec(); again || err != nil {
 		t.Errorf("got %t, %v", again, err)
