@@ -63,6 +63,8 @@ var liveRows = []liveRow{
 	{"uplink", "198.51.100.7", "host", "tcp", 23, "drop", "", "", []string{"uplink:"}},
 	{"uplink", "198.51.100.7", "host", "47", 0, "drop", "", "", []string{"uplink:"}},
 	{"uplink", "2001:db8:cafe::1", "host", "icmpv6", 0, "accept", "icmpv6", "host", []string{"uplink:icmpv6"}},
+	{"uplink", "192.0.2.11", "host", "tcp", 22, "drop", "", "", nil}, // whatever the rules say
+	{"uplink", "2001:db8:3:2:1::11", "host", "tcp", 22, "drop", "", "", nil},
 	{"host", "", "domu:one", "tcp", 22, "accept", "ssh", "domu:one", nil},
 	{"host", "", "domu:one", "udp", 53, "drop", "", "", []string{"ingress-policy"}},
 	{"host", "", "9.9.9.9", "tcp", 25, "accept", "", "uplink", nil},

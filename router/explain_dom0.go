@@ -28,6 +28,10 @@ func (e *Explainer) kernels(a Answer, p *policy.Packet, forge policy.Forgery) An
 		a = a.refuse(policy.MartianSrc, "dom0", Decision{})
 		a.Text = "Dom0's kernel takes nothing from such a source"
 		return a
+	case e.cfg.Host != nil && e.leadsHere(p.Src) && !e.world.Held[p.Src]:
+		a = a.refuse(policy.SpoofUplink, "dom0", Decision{})
+		a.Text = "Dom0's kernel takes nothing by the uplink from an address that it knows behind the router"
+		return a
 	}
 	if e.dom0 != nil && forge == policy.NoForgery && answersTo(p, e.dom0) {
 		a.By, a.Text = "state", "Dom0's kernel gets it, as it does every answer to its own connections"

@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -435,6 +436,18 @@ func TestExplainWithoutIsolation(t *testing.T) {
 		if len(words) < 7 {
 			t.Errorf("isolate = %s: %d answers only", isolate, len(words))
 		}
+	}
+}
+
+// From the uplink dom0 itself takes nothing from a guest's address: of a proxied network, from none that a guest is bound to.
+func TestExplainSpoofedToDom0(t *testing.T) {
+	blocks := ""
+	for _, src := range []string{"192.0.2.10", "192.0.2.77", "2001:db8:3:2:1::10", "2001:db8:3:2:1::77", "9.9.9.9"} {
+		blocks += fmt.Sprintf("test %q {\n  from   = \"uplink\"\n  src    = %q\n  to     = \"host\"\n  proto  = \"tcp\"\n  port   = 22\n  expect = \"drop\"\n}\n", src, src)
+	}
+	want := []string{"192.0.2.10: drop by dom0", "192.0.2.77: drop by dom0", "2001:db8:3:2:1::10: drop by dom0", "2001:db8:3:2:1::77: accept by rule", "9.9.9.9: accept by rule"}
+	if got := decided(t, withTests(strings.NewReplacer(), blocks)); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -110,7 +110,7 @@ func TestOpenSets(t *testing.T) {
 		t.Errorf("warnings: %q", got)
 	}
 	// What the bridge's settings are worth without the kernel's help: nothing else may be in the tables.
-	if n, err := d.Counters(); err != nil || len(n) != 8 {
+	if n, err := d.Counters(); err != nil || len(n) != 9 {
 		t.Errorf("counters %v, %v", n, err)
 	}
 	must(t, d.Update(func() Spec { s := spec; s.Isolate = false; return s }()))

@@ -102,6 +102,53 @@ func TestHostRoutes(t *testing.T) {
 	}
 }
 
+// From the uplink dom0 itself takes nothing from an address that its routes have behind the TUN, without any rp_filter; all others are served as before.
+func TestUplinkSources(t *testing.T) {
+	w := newWorld(t)
+	a := w.asker()
+	dom0MAC := w.macOf(w.dom0, "eth0")
+	var socks []*net.UDPConn
+	w.do(w.dom0, func() error {
+		for _, addr := range []string{dom0V4, dom0V6} {
+			c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(addr), Port: 53})
+			if err != nil {
+				return err
+			}
+			socks = append(socks, c)
+		}
+		return errors.Join(sysctl("ipv4/conf/all/rp_filter", "0"), sysctl("ipv4/conf/eth0/rp_filter", "0"))
+	})
+	got := func() (from []string) {
+		for i, sources := range [][]string{{"192.0.2.10", "192.0.2.77", "198.51.100.7"}, {"2001:db8:3:2:1::10", "2001:db8:3:2:1::dad", "fe80::77", "2001:db8:ffff::5"}} {
+			defer socks[i].Close()
+			dst, et := dom0V4, uint16(unix.ETH_P_IP)
+			if i == 1 {
+				dst, et = dom0V6, unix.ETH_P_IPV6
+			}
+			for _, src := range sources {
+				send(t, a.f, ether(dom0MAC, a.mac, et, udp(src, dst, 53, src)))
+			}
+			buf := make([]byte, 100)
+			for last := ""; last != sources[len(sources)-1]; from = append(from, last) {
+				must(t, socks[i].SetReadDeadline(time.Now().Add(patience)))
+				n, err := socks[i].Read(buf)
+				must(t, err)
+				last = string(buf[:n])
+			}
+		}
+		return from
+	}
+	d := w.open(w.spec())
+	if from, want := got(), []string{"198.51.100.7", "2001:db8:3:2:1::dad", "fe80::77", "2001:db8:ffff::5"}; !slices.Equal(from, want) {
+		t.Errorf("dom0 was reached from %q, want %q", from, want)
+	}
+	n, err := d.Counters()
+	must(t, err)
+	if n[CountUplinkSource] != 3 {
+		t.Errorf("%d are counted, want 3", n[CountUplinkSource])
+	}
+}
+
 // ends are the source and destination of a packet.
 func ends(b []byte) (src, dst string) {
 	s, d := b[12:16], b[16:20]

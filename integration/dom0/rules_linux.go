@@ -21,6 +21,7 @@ const (
 // What a rule's counter counts, and its comment in `nft list table`.
 const (
 	CountUplinkGuest  = "uplink: for a guest"             // packets that the router has its own copy of
+	CountUplinkSource = "uplink: from a guest's address"  // packets to dom0 itself, whose source the kernel knows behind the host TUN
 	CountUplinkARP    = "uplink: arp request for a guest" // that proxy_arp would answer
 	CountUplinkND     = "uplink: solicitation of a guest" // that proxy_ndp would answer
 	CountBridgeUp     = "bridge: for dom0"                // frames from a guest to dom0 past the router
@@ -94,9 +95,9 @@ func chains(s shape) []chain {
 		}},
 		// br_netfilter shows bridged frames to the inet hooks as coming from the bridge. Untracked, a guest can
 		// neither fill dom0's connection table nor be redirected by dom0's NAT rules.
-		chain{nftables.TableFamilyINet, "prerouting", nftables.ChainHookPrerouting, prioRaw, "", []rule{
+		chain{nftables.TableFamilyINet, "prerouting", nftables.ChainHookPrerouting, prioRaw, "", append([]rule{
 			{"", concat(iifname(s.bridge), []expr.Any{&expr.Notrack{}})},
-		}},
+		}, sources(s)...)},
 	)
 	forward := []rule{
 		// Only br_netfilter comes from the bridge to the bridge; nothing else enters dom0 by it, see above.
@@ -119,6 +120,23 @@ func chains(s shape) []chain {
 		out = append(out, input...)
 	}
 	return out
+}
+
+// sources refuse what comes by the uplink from an address to which the kernel's route leads by the host TUN: it is a guest's, and for dom0 itself nothing else
+// would tell, since rp_filter is the machine's, and IPv6 has none. Link-local addresses have a route on every link.
+func sources(s shape) []rule {
+	if s.hostTUN == "" {
+		return nil
+	}
+	back := concat([]expr.Any{&expr.Fib{Register: 1, FlagSADDR: true, ResultOIFNAME: true}}, is(ifname(s.hostTUN)...))
+	linkLocal := []expr.Any{
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: []byte{0xff, 0xc0}, Xor: make([]byte, 2)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0xfe, 0x80}},
+	}
+	return []rule{
+		drop(CountUplinkSource, iifname(s.uplink), nfproto(unix.NFPROTO_IPV4), back),
+		drop(CountUplinkSource, iifname(s.uplink), nfproto(unix.NFPROTO_IPV6), load(netHeader, 8, 2), linkLocal, back),
+	}
 }
 
 // Pieces of rules. Each works on register 1.
