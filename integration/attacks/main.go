@@ -1,11 +1,11 @@
 // Command attacks lets well-known tools loose on the router, in the lab's namespaces and nowhere else:
 //
 //	go run ./integration/attacks -install     # apt-get installs them on this machine, Debian's
-//	go run ./integration/attacks              # runs them, some minutes; -only REGEXP, -update
+//	go run ./integration/attacks              # runs them, the better part of an hour; -only REGEXP, -update
 //
 // A guest runs them, or a host on the internet, once where dom0's kernel is the router and once with udrouter. Meanwhile another guest has connections
 // open, and afterwards the attacker's neighbour must still reach the internet. It ends with status 1 when something came through udrouter, when a tool is
-// missing or fails, and when it is not seen what became of what a tool sent. -update writes TOOLS.md. It needs root.
+// missing or fails, and when it is not seen what became of what a tool sent. -update writes TOOLS.md; with -only, the rows of those tools. It needs root.
 //
 // The rows that are sent frame by frame are this package's tests: go test ./integration/attacks.
 package main
@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("attacks", flag.ContinueOnError)
 	install := flags.Bool("install", false, "install the tools with apt-get, and end")
 	only := flags.String("only", "", "run the tools whose command lines match this regular expression")
-	update := flags.Bool("update", false, "write "+doc+", from the module's directory")
+	update := flags.Bool("update", false, "write "+doc+", from the module's directory; with -only, the rows of those tools")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -59,12 +59,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		cmd.Stdout, cmd.Stderr = out, os.Stderr
 		return cmd.Run()
 	}
-	if *update && *only != "" {
-		return errors.New("-update writes the table of all tools: not with -only")
-	}
 	list, err := chosen(*only)
 	if err != nil {
 		return err
+	}
+	rows := map[string]string{}
+	if *update && *only != "" {
+		if rows, err = rowsOf(doc); err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp("", "udrouter-attacks-")
 	if err != nil {
@@ -85,7 +88,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("not as it should be:\n%s", strings.Join(why, "\n"))
 	}
 	if *update {
-		return os.WriteFile(doc, []byte(table(list, outcomes)), 0o644)
+		for i, t := range list {
+			rows[t.args] = row(t, outcomes[0][i], outcomes[1][i])
+		}
+		text, err := table(rows)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(doc, []byte(text), 0o644)
 	}
 	return nil
 }
@@ -168,11 +178,31 @@ func judge(list []tool, outcomes [2][]outcome) (why []string) {
 	return why
 }
 
-func table(list []tool, outcomes [2][]outcome) string {
+// rowsOf are a table's rows, by their tools' command lines.
+func rowsOf(path string) (map[string]string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the rows that stay as they are: %w", err)
+	}
+	rows := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if args, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") {
+			rows[args] = line
+		}
+	}
+	return rows, nil
+}
+
+func row(t tool, k, u outcome) string {
+	return fmt.Sprintf("| `%s` | %s | %s | %s | %s | %s | %s | %s |\n", t.args, t.from, t.about, k.said(t), k, u.said(t), u, u.fate(t))
+}
+
+// table is the document of all tools' rows. It errs where one is missing.
+func table(rows map[string]string) (string, error) {
 	var b strings.Builder
 	b.WriteString(`# Tools
 
-What came of well-known tools in runs of ` + "`go run ./integration/attacks -update`" + `; its comment says how they are run. Frames are counted that came to the neighbour by the
+What came of well-known tools in runs of ` + "`go run ./integration/attacks -update`" + `, a row each of one run; its comment says how they are run. Frames are counted that came to the neighbour by the
 attacker's doing, in two lines behind udrouter echo requests that its rules admit, and those with a forged source or a foreign MAC that came to the provider;
 "lost" is a neighbour who does not reach the internet or, while it comes up, its gateway or an address of its own, or connections that have broken; "believed" are routes, addresses and stations' places in the
 neighbours' kernels that are not true. Answers are what the tool itself takes for some. The last column has what udrouter did with what the tool sent, by the
@@ -181,12 +211,14 @@ reasons that it counts; where there is none, it is what became of it: a tool tha
 | tool | from | about | answers | through the kernel | answers | through udrouter | what udrouter did |
 |---|---|---|---|---|---|---|---|
 `)
-	for i, t := range list {
-		k, u := outcomes[0][i], outcomes[1][i]
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s | %s |\n", t.args, t.from, t.about, k.said(t), k, u.said(t), u, u.fate(t))
+	for _, t := range tools {
+		if rows[t.args] == "" {
+			return "", fmt.Errorf("%s has no row for %s yet: run it with -update -only, or all with -update", doc, t.args)
+		}
+		b.WriteString(rows[t.args])
 	}
 	b.WriteString("\n## Why\n\nWhere reasons do not say it.\n")
-	for _, t := range list {
+	for _, t := range tools {
 		if t.why == "" {
 			continue
 		}
@@ -195,7 +227,7 @@ reasons that it counts; where there is none, it is what became of it: a tool tha
 			fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
 		}
 	}
-	return b.String()
+	return b.String(), nil
 }
 
 // three is a guest that has no part in the attacks: its kernel talks with the internet's while they are sent.

@@ -122,11 +122,11 @@ var tools = []tool{
 	{args: "atk6-exploit6 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 10, drops: "fragment-overlap oversize-fragment nd-malformed", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 2001:db8:ffff::7", about: "8, 65", seconds: 5, endless: true, drops: "routing-header malformed header-chain", passes: 1},
 	{args: "atk6-fuzz_ip6 -x -I -2 eth0 ff02::1", about: "40", seconds: 5, drops: "nd-malformed nd-hoplimit checksum"},
-	{args: "atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 fe80::1", about: "8, 65", seconds: 10, endless: true, drops: "header-chain malformed router-local routing-header"},
+	{args: "atk6-fuzz_ip6 -x -I -F -S -D -H -1 eth0 fe80::1", about: "8, 65", seconds: 30, status: 255, drops: "header-chain malformed router-local routing-header"},
 	// Of the kinds 2 to 9 the target is no destination: they go to groups whatever it is.
 	{args: "atk6-fuzz_ip6 -a -x -I -F -S -D -H -1 eth0 ff02::1", about: "8, 65", seconds: 30, drops: "header-chain malformed multicast routing-header"},
 	{args: "atk6-fuzz_ip6 -a -x -I -3 eth0 ff02::1", about: "8, 40", seconds: 30, drops: "checksum malformed multicast nd-hoplimit nd-malformed nd-spoof"},
-	{args: "atk6-fuzz_ip6 -a -x -I -4 eth0 ff02::1", about: "8, 51", seconds: 10, endless: true, bridge: true},
+	{args: "atk6-fuzz_ip6 -a -x -I -4 eth0 ff02::1", about: "8, 51", seconds: 3, endless: true, bridge: true},
 	{args: "atk6-fuzz_ip6 -a -x -I -H -R -5 eth0 ff02::1", about: "8, 74", seconds: 30, drops: "header-chain malformed multicast"},
 	{args: "atk6-fuzz_ip6 -a -x -I -H -R -6 eth0 ff02::1", about: "8, 74", seconds: 30, drops: "header-chain malformed multicast"},
 	{args: "atk6-fuzz_ip6 -a -x -I -H -R -7 eth0 ff02::1", about: "8, 74", seconds: 30, drops: "header-chain malformed multicast"},

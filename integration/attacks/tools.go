@@ -13,6 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
 	"udrouter/integration/lab"
 	"udrouter/policy"
 )
@@ -142,6 +145,14 @@ type watching struct {
 	believed            []string
 }
 
+// arriving keeps what a host itself sends from its sniffer, which would lose others to a flood of that.
+var arriving = []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtType},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 1},
+	bpf.RetConstant{Val: 1 << 18},
+	bpf.RetConstant{Val: 0},
+}
+
 func (s *scene) watch(ctx context.Context, t tool) (_ *watching, err error) {
 	w := &watching{s: s, t: t}
 	defer func() {
@@ -150,10 +161,10 @@ func (s *scene) watch(ctx context.Context, t tool) (_ *watching, err error) {
 		}
 	}()
 	from, two, gw, dom0 := s.attacker(t), s.lab.Guest("two"), s.lab.Gateway, s.lab.Dom0
-	if w.neighbour, err = two.Sniff(two.Link, lab.SniffOptions{Keep: func(f []byte) bool { return s.leaked(f, two) }}); err != nil {
+	if w.neighbour, err = two.Sniff(two.Link, lab.SniffOptions{BPF: arriving, Keep: func(f []byte) bool { return s.leaked(f, two) }}); err != nil {
 		return nil, err
 	}
-	if w.provider, err = gw.Sniff(gw.Link, lab.SniffOptions{Keep: s.forged}); err != nil {
+	if w.provider, err = gw.Sniff(gw.Link, lab.SniffOptions{BPF: arriving, Keep: s.forged}); err != nil {
 		return nil, err
 	}
 	if err := w.count(gw, gw.Link, &w.own, func(p *policy.Packet) bool { return from.Has(p.Src) && p.SrcMAC == dom0.MAC && t.from == guest }); err != nil {

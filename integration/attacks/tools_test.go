@@ -20,6 +20,13 @@ func TestToolsShowSomething(t *testing.T) {
 	for r := range policy.Reasons {
 		reasons[policy.Reason(r).String()] = true
 	}
+	rows, err := rowsOf("TOOLS.md")
+	wire.Must(t, err)
+	text, err := table(rows) // each tool has a row
+	wire.Must(t, err)
+	if was, err := os.ReadFile("TOOLS.md"); err != nil || string(was) != text {
+		t.Errorf("TOOLS.md is not what the list of tools makes of its rows: %v", err)
+	}
 	for _, l := range tools {
 		if l.drops == "" && l.passes == 0 && !l.bridge && !l.anew && l.to == "" && l.answers.least == 0 {
 			t.Errorf("%s: nothing tells whether it has sent anything", l.args)
@@ -32,7 +39,7 @@ func TestToolsShowSomething(t *testing.T) {
 		if l.answers != (answers{}) && l.answer == nil {
 			t.Errorf("%s has answers, and nothing that tells them", l.args)
 		}
-		if l.why != "" && !strings.Contains(table([]tool{l}, [2][]outcome{{{}}, {{}}}), "\n- "+strings.SplitN(l.why, "\n", 2)[0]+"\n") {
+		if l.why != "" && !strings.Contains(text, "\n- "+strings.SplitN(l.why, "\n", 2)[0]+"\n") {
 			t.Errorf("%s: the table does not say why", l.args)
 		}
 	}
@@ -40,7 +47,7 @@ func TestToolsShowSomething(t *testing.T) {
 
 // A choice of no tool, or of one that is not installed, is an error: it would be a success that shows nothing.
 func TestChoice(t *testing.T) {
-	for _, args := range [][]string{{"-only", "no such tool"}, {"-only", "("}, {"-only", "arping", "-update"}} {
+	for _, args := range [][]string{{"-only", "no such tool"}, {"-only", "("}} {
 		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "-only") {
 			t.Errorf("%v: %v", args, err)
 		}
