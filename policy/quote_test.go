@@ -160,6 +160,52 @@ func TestRelated(t *testing.T) {
 }
 
 // A SYN that nobody has answered may be unreachable; only its own number counts.
+// Packet Too Big about what a guest has sent, or was sent, passes whatever its rules say of ICMPv6 (RFC 4890 4.3.1), and so does fragmentation needed.
+func TestTooBigWhateverTheRules(t *testing.T) {
+	never := []Rule{{Name: "no icmpv6", Action: Drop, Proto: ProtoICMPv6}, {Name: "no icmp", Action: Drop, Proto: ProtoICMP}, {Name: "udp", Action: Accept, Proto: ProtoUDP}}
+	pol := &Policy{Egress: Chain{Default: Drop, Rules: never}, Ingress: Chain{Default: Drop, Rules: never}}
+	for _, e := range []flowEnds{ends("192.0.2.10:40000", "198.51.100.7:443"), ends("[2001:db8:3:2:1::10]:40000", "[2001:db8:ffff::7]:443")} {
+		for _, opens := range []string{"the guest", "the internet", "nobody"} {
+			host := netip.PrefixFrom(e.src.Addr(), e.src.Addr().BitLen())
+			g := &Guest{Side: SideGuest, Name: "one", Addrs: []netip.Prefix{host}}
+			engine, err := NewEngine([]GuestPolicy{{g, pol}}, nil, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			guest, uplink := End{Zone: ZoneGuest, Guest: g}, End{Zone: ZoneUplink}
+			router, proto, typ, code := netip.MustParseAddrPort("203.0.113.1:0"), uint8(ProtoICMP), byte(3), byte(4)
+			if e.src.Addr().Is6() {
+				router, proto, typ, code = netip.MustParseAddrPort("[2001:db8:eeee::1]:0"), ProtoICMPv6, 2, 0
+			}
+			about := func(back bool) *Packet { // of the datagram that went there, or back
+				to := e.src
+				if back {
+					to = e.dst
+				}
+				return flowEnds{router, to}.packet(t, false, proto, cat([]byte{typ, code, 0, 0, 0, 0, 5, 120}, e.frame(back, ProtoUDP, udp(40), nil)[EthernetLen:]))
+			}
+			send := func() { engine.Decide(e.packet(t, false, ProtoUDP, udp(40)), guest, uplink, time.Hour) }
+			want := Accept
+			switch opens {
+			case "the guest":
+				send()
+				engine.Decide(e.packet(t, true, ProtoUDP, udp(40)), uplink, guest, time.Hour)
+			case "the internet":
+				engine.Decide(e.packet(t, true, ProtoUDP, udp(40)), uplink, guest, time.Hour)
+				send()
+			default:
+				want = Drop
+			}
+			if v := engine.Decide(about(false), uplink, guest, time.Hour); v.Action != want {
+				t.Errorf("%v, opened by %s: the guest is told %v (%v), want %v", e.src, opens, v.Action, v.Reason, want)
+			}
+			if v := engine.Decide(about(true), guest, uplink, time.Hour); v.Action != want {
+				t.Errorf("%v, opened by %s: the internet is told %v (%v), want %v", e.src, opens, v.Action, v.Reason, want)
+			}
+		}
+	}
+}
+
 func TestRelatedSYN(t *testing.T) {
 	e := ends("192.0.2.10:40000", "198.51.100.7:443")
 	table := NewFlowTable(10, NewFlowBudget(10))

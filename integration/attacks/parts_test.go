@@ -210,7 +210,7 @@ var parts = []part{
 	{80, "a file that others may write", "", "integration.TestDoctor", ""},
 	{80, "10,000 guests and rules", "", "config.TestTenThousandGuestsAndRules", ""},
 	{80, "a flood of drops, 100,000 as fast as one thread sends them, and its log", "", "router.TestLogAllocates attacks.TestLogIsBounded attacks.TestAttackTable", ""},
-	{80, "any frame at all: 10 minutes of each fuzzer and half an hour of soak, of the 100,000,000 frames and 24 hours that the list asks for; `-time` of either gives more", "", "policy.FuzzFrame policy.FuzzFlow router.FuzzSegments", ""},
+	{80, "any frame at all: 10 minutes of each fuzzer and 14 of soak, of the 100,000,000 frames and 24 hours that the list asks for; `-time` of either gives more", "", "policy.FuzzFrame policy.FuzzFlow router.FuzzSegments", ""},
 }
 
 // set is a collection of tools or of others' tests, and what sends the same here.
