@@ -159,8 +159,9 @@ func errorsOf(s router.Status, link string) uint64 {
 func TestFaultsOfLinks(t *testing.T) {
 	l := newFaultLab(t)
 	for _, errno := range []unix.Errno{unix.ENOBUFS, unix.ENOMEM, unix.EIO} {
-		t.Run("io_uring completes with "+errno.Error(), func(t *testing.T) { l.completes(t, errno) })
+		t.Run("io_uring completes with "+errno.Error(), func(t *testing.T) { l.completes(t, fault{Errno: errno}) })
 	}
+	t.Run("io_uring completes 5 bytes", func(t *testing.T) { l.completes(t, fault{Short: 5}) })
 	t.Run("sendmmsg of one message", l.sendsOne)
 	t.Run("io_uring", l.givesUpRing)
 	l.meets(t)
@@ -250,12 +251,13 @@ func TestFaultsOfOffload(t *testing.T) {
 	l.settled(before)
 }
 
-// completes has some of what a ring does fail with an errno: what is lost is counted, and the ring stays in use.
-func (l *faultLab) completes(t *testing.T, errno unix.Errno) {
+// completes has some of what a ring does fail, or be short: what is lost is counted, and the ring stays in use.
+func (l *faultLab) completes(t *testing.T, f fault) {
 	const often = 3
+	f.Calls, f.Completed, f.Times = []uint64{unix.SYS_IO_URING_ENTER}, true, often
 	was := errorsOf(status(t, l.proc), "udr0")
 	for range 2 { // a ring that was given up would not be entered again
-		l.in.set(&fault{Calls: []uint64{unix.SYS_IO_URING_ENTER}, Errno: errno, Completed: true, Times: often})
+		l.in.set(&f)
 		must(t, lab.Await(testContext(t), "the fault", func() (bool, error) {
 			l.flood()
 			return l.in.hits() >= often, l.alive()

@@ -29,9 +29,17 @@ type fault struct {
 	Short uint64     // the call is made, with its third argument, a number of bytes or of messages, no more than this
 	Times int64      // how often; 0: as long as it is there
 
-	// Completed is that the call, io_uring_enter(2), is made, and that what it has completed has failed with Errno. A frame that was read is lost with
-	// that, and one that was written is on its way all the same.
+	// Completed is that the call, io_uring_enter(2), is made, and that what it has completed has failed with Errno, or was no longer than Short. A frame
+	// that was read is lost with that, and one that was written is on its way all the same.
 	Completed bool
+}
+
+// result is what something is made to have completed with: bytes, or less than 0 for an errno.
+func (f *fault) result() int32 {
+	if f.Errno != 0 {
+		return -int32(f.Errno)
+	}
+	return int32(f.Short)
 }
 
 // faults has the system calls of a process fail, by a tracer that is a process of its own: one that traces its own child would get the child's end mixed up
@@ -102,7 +110,7 @@ type injector struct {
 	ending   atomic.Bool
 	traced   map[int]bool
 	replaced map[int]unix.Errno // by thread: what its call returns
-	entered  map[int]unix.Errno // by thread: what its call completes with
+	entered  map[int]int32      // by thread: what its call completes with
 }
 
 // obey traces a process as it is told, until it is told no more.
@@ -111,7 +119,7 @@ func obey(pid string, orders io.Reader, answers io.Writer) error {
 	if err != nil {
 		return err
 	}
-	in := &injector{pid: number, traced: map[int]bool{}, replaced: map[int]unix.Errno{}, entered: map[int]unix.Errno{}}
+	in := &injector{pid: number, traced: map[int]bool{}, replaced: map[int]unix.Errno{}, entered: map[int]int32{}}
 	runtime.LockOSThread() // which alone may trace, and wait
 	if err := in.seize(); err != nil {
 		return err
@@ -244,14 +252,14 @@ func (in *injector) call(tid int) error {
 			delete(in.replaced, tid)
 			return in.registers(tid, func(r *unix.PtraceRegs) { r.Rax = uint64(-int64(errno)) })
 		}
-		if errno, ok := in.entered[tid]; ok {
+		if result, ok := in.entered[tid]; ok {
 			delete(in.entered, tid)
-			return in.complete(errno)
+			return in.complete(result)
 		}
 	case info.op != entry || f == nil || !slices.Contains(f.Calls, info.nr) || f.Third != 0 && f.Third != info.args[2] || !in.isOn(f.On, info.args[0]):
 	case f.Completed:
 		if f.Times == 0 || in.hits.Load() < f.Times {
-			in.entered[tid] = f.Errno
+			in.entered[tid] = f.result()
 		}
 	case f.Errno != 0:
 		if n := in.hits.Add(1); f.Times != 0 && n > f.Times {
@@ -266,8 +274,8 @@ func (in *injector) call(tid int) error {
 	return nil
 }
 
-// complete has what the process's rings hold that it has not looked at yet be failures. What did not have to wait for anything, EAGAIN, stays.
-func (in *injector) complete(errno unix.Errno) error {
+// complete has what the process's rings hold that it has not looked at yet be failures, or short. What did not have to wait for anything, EAGAIN, stays.
+func (in *injector) complete(become int32) error {
 	at, err := ringLayout()
 	if err != nil {
 		return err
@@ -303,10 +311,10 @@ func (in *injector) complete(errno unix.Errno) error {
 		}
 		for ; head != tail; head++ {
 			result := at.cqes + (head&mask)*16 + 8 // res of struct io_uring_cqe
-			if was, err := word(result); err != nil || int32(was) == -int32(unix.EAGAIN) {
+			if was, err := word(result); err != nil || int32(was) == -int32(unix.EAGAIN) || become >= 0 && int32(was) <= become {
 				continue
 			}
-			if _, err := mem.WriteAt(binary.LittleEndian.AppendUint32(nil, uint32(-int32(errno))), base+int64(result)); err != nil {
+			if _, err := mem.WriteAt(binary.LittleEndian.AppendUint32(nil, uint32(become)), base+int64(result)); err != nil {
 				return fmt.Errorf("writing to a ring: %w", err)
 			}
 			in.hits.Add(1)
