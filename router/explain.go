@@ -490,10 +490,11 @@ func (a Answer) String() string {
 		forged = fmt.Sprintf(", forged: %s", a.Forge)
 	}
 	if a.Opened != nil {
-		forged = ", an answer" + forged
+		answer := ", an answer"
 		if a.Port != 0 {
-			port, forged = "", fmt.Sprintf(", an answer from port %d%s", a.Port, strings.TrimPrefix(forged, ", an answer"))
+			answer += " from" + port
 		}
+		port, forged = "", answer+forged
 	}
 	fmt.Fprintf(&s, "%s%s from %s (%s) to %s%s%s\n", a.Proto, port, a.Src, a.From, a.Dst, to, forged)
 	for _, d := range a.Steps {

@@ -37,8 +37,8 @@ func (s *stage) step(ctx context.Context, t *policy.TestCase, r *router.StepResu
 	return nil
 }
 
-// bound is the time that a packet, or its sender's being told, is waited for.
-func bound(ctx context.Context) (context.Context, context.CancelFunc) {
+// withPatience bounds the time that a packet, or its sender's being told, is waited for.
+func withPatience(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, patience, fmt.Errorf("nothing within %v", patience))
 }
 
@@ -131,7 +131,7 @@ func (s *stage) open(ctx context.Context, p *sent, test *policy.TestCase, own bo
 	if err != nil {
 		return err
 	}
-	bounded, cancel := bound(ctx)
+	bounded, cancel := withPatience(ctx)
 	defer cancel()
 	switch err := talk(bounded); {
 	case err != nil:
@@ -176,7 +176,7 @@ func (s *stage) converse(ctx context.Context, p *sent, t *policy.TestStep) error
 	if err != nil {
 		return err
 	}
-	bounded, cancel := bound(ctx)
+	bounded, cancel := withPatience(ctx)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- talk(bounded) }()
@@ -305,7 +305,7 @@ func (s *stage) inject(ctx context.Context, p *sent, t *policy.TestStep, probe s
 		}
 		return s.fence(ctx, p)
 	}
-	bounded, cancel := bound(ctx)
+	bounded, cancel := withPatience(ctx)
 	defer cancel()
 	for bounded.Err() == nil {
 		if err := send(); err != nil {
@@ -383,14 +383,14 @@ func sendIP(n *lab.Node, dst netip.Addr, packet []byte) error {
 	}
 }
 
-// fence waits until the router is done with what the packet's sender has sent, or says of the packet that this cannot be told. The first one says that it has been decided on; the second, which the
-// router takes in a later batch, that what came of it has been sent.
+// fence waits until the router is done with what the packet's sender has sent, or says of the packet that this cannot be told. The first one says that it has
+// been decided on; the second, which the router takes in a later batch, that what came of it has been sent.
 func (s *stage) fence(ctx context.Context, p *sent) error {
 	send, word, err := s.fencer(p)
 	if err != nil || send == nil {
 		return err
 	}
-	bounded, cancel := bound(ctx)
+	bounded, cancel := withPatience(ctx)
 	defer cancel()
 	for range 2 {
 		st, err := s.status(ctx)
