@@ -190,13 +190,15 @@ func TestLiveFindsOut(t *testing.T) {
 // Tests that have nothing to do with the router, or of which nothing can be known, are results like others, and say so; a group of the control socket that
 // this machine lacks does not matter.
 func TestLiveGoesOn(t *testing.T) {
-	src := strings.NewReplacer(`upstream = "routed"`, `upstream = "proxied"`, `#group = "adm"`, `group = "nobody-has-this"`).Replace(withoutTests())
-	if strings.Count(src, `"proxied"`) < 2 || !strings.Contains(src, "nobody-has-this") {
+	src := strings.NewReplacer(`upstream = "routed"`, `upstream = "proxied"`, `#group = "adm"`, `group = "nobody-has-this"`,
+		`"2001:db8:3:2:1::11"`, `"2001:db8:3:2:1::11", "fe80::6"`).Replace(withoutTests())
+	if strings.Count(src, `"proxied"`) < 2 || !strings.Contains(src, "fe80::6") || !strings.Contains(src, "nobody-has-this") {
 		t.Fatal("the file is the same")
 	}
 	rows := []liveRow{
 		{from: "host", to: "192.0.2.1", proto: "icmp", expect: "drop"}, // dom0's kernel has no route to the router there
 		{from: "domu:one", to: "9.9.9.9", proto: "tcp", port: 443, expect: "accept"},
+		{from: "domu:two", src: "fe80::6", to: "fe80::1", proto: "icmpv6", expect: "accept"}, // a link-local address of its own
 	}
 	for i, r := range rows {
 		src += r.block(i)

@@ -343,7 +343,7 @@ func (e *Explainer) answer(q policy.Question, src, dst netip.Addr, reply bool) A
 		return a.refuse(r, "way", Decision{})
 	case to == toRouter && from.Zone == policy.ZoneHost && !e.leadsHere(dst):
 		a = a.refuse(policy.NoRoute, "dom0", Decision{})
-		a.To, a.Text = "", "Dom0's kernel knows no way to the router there, and looks for the address beyond the uplink"
+		a.To, a.Text = "", "Dom0's kernel knows no way to the router there, and looks for it beyond the uplink; where dom0 has the same address, it answers itself"
 		return a
 	case to == toRouter:
 		a.By, a.Text = "router", "The router itself answers"

@@ -63,7 +63,8 @@ func (s *stage) packet(ctx context.Context, test *policy.TestCase, t *policy.Tes
 	probe := router.ProbeOf(t.Question, a.Src, a.Dst, s.nextPort(), a.Opened != nil)
 	p := s.newSent(a, mark{src: a.Src, dst: a.Dst, proto: protoOf(t.Question, a.Src.Is6()), srcPort: probe.SrcPort, dstPort: probe.DstPort}, from, to)
 	echo := t.Proto == policy.ProtoICMP || t.Proto == policy.ProtoICMPv6
-	kernels := from.node.Has(a.Src) && s.between(from, to) && t.Forge == policy.NoForgery && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router")
+	// A link-local address would have to be named with its link.
+	kernels := from.node.Has(a.Src) && !a.Src.IsLinkLocalUnicast() && s.between(from, to) && t.Forge == policy.NoForgery && (to != nil && (policy.RulePorts(t.Proto) || echo) || to == nil && echo && a.To == "router")
 	if a.Opened != nil {
 		kernels = kernels && t.Question == test.Question
 		err = s.open(ctx, p, test, kernels)
