@@ -138,7 +138,8 @@ func TestEveryCommand(t *testing.T) {
 	if tried = slices.Compact(tried); !slices.Equal(tried, listed) {
 		t.Fatalf("there are rows for\n%q\nand commands\n%q", tried, listed)
 	}
-	e := &every{plugged: &plugged{Lab: buildLab(t, everyFile, lab.Options{}), t: t, state: t.TempDir()}, dir: t.TempDir(), manager: startManager(t)}
+	state, dir := t.TempDir(), t.TempDir() // which are taken away after the lab
+	e := &every{plugged: &plugged{Lab: buildLab(t, everyFile, lab.Options{}), t: t, state: state}, dir: dir, manager: startManager(t)}
 	var err error
 	e.file, err = e.ConfigPath()
 	must(t, err)

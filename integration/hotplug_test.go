@@ -56,7 +56,8 @@ type plugged struct {
 }
 
 func plugLab(t *testing.T) *plugged {
-	return &plugged{Lab: buildLab(t, hotplugFile, lab.Options{}), t: t, state: t.TempDir()}
+	state := t.TempDir() // which is taken away after the lab, whose router writes there to its end
+	return &plugged{Lab: buildLab(t, hotplugFile, lab.Options{}), t: t, state: state}
 }
 
 func (p *plugged) start() {

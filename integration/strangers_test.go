@@ -89,7 +89,8 @@ func (s *strangers) want(when string, before map[string]uint64, want map[string]
 func TestStrangersAreCounted(t *testing.T) {
 	for name, src := range map[string]string{"isolated": hotplugFile, "not isolated": strings.Replace(hotplugFile, `bridge "xenbr0" {}`, `bridge "xenbr0" { isolate = false }`, 1)} {
 		t.Run(name, func(t *testing.T) {
-			s := &strangers{&plugged{Lab: buildLab(t, src, lab.Options{}), t: t, state: t.TempDir()}, t}
+			state := t.TempDir() // which is taken away after the lab
+			s := &strangers{&plugged{Lab: buildLab(t, src, lab.Options{}), t: t, state: state}, t}
 			s.start()
 			countStrangers(s, src)
 		})
