@@ -28,7 +28,7 @@ func (e *Explainer) kernels(a Answer, p *policy.Packet, forge policy.Forgery) An
 		a = a.refuse(policy.MartianSrc, "dom0", Decision{})
 		a.Text = "Dom0's kernel takes nothing from such a source"
 		return a
-	case e.cfg.Host != nil && e.leadsHere(p.Src) && !e.world.Held[p.Src]:
+	case e.leadsHere(p.Src) && !e.world.Held[p.Src]:
 		a = a.refuse(policy.SpoofUplink, "dom0", Decision{})
 		a.Text = "Dom0's kernel takes nothing by the uplink from an address that it knows behind the router"
 		return a
@@ -87,7 +87,7 @@ func (e *Explainer) meets(from policy.End, dst netip.Addr, forge policy.Forgery)
 // leadsHere tells whether dom0's kernel has a route through the router to an address: to routed networks, and to what guests are bound to in others.
 func (e *Explainer) leadsHere(a netip.Addr) bool {
 	n := e.cfg.NetworkOf(a)
-	return n != nil && (n.Upstream == config.Routed || e.world.ByAddr(a) != nil)
+	return e.world.host && n != nil && (n.Upstream == config.Routed || e.world.ByAddr(a) != nil)
 }
 
 // kernelRefuses tells whether Linux takes no packet from an address, whatever its firewall says: ip_route_input_slow and ip6_rcv_core.

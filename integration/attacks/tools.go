@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 
 	"udrouter/integration/lab"
 	"udrouter/policy"
@@ -146,12 +145,7 @@ type watching struct {
 }
 
 // arriving keeps what a host itself sends from its sniffer, which would lose others to a flood of that.
-var arriving = []bpf.Instruction{
-	bpf.LoadExtension{Num: bpf.ExtType},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 1},
-	bpf.RetConstant{Val: 1 << 18},
-	bpf.RetConstant{Val: 0},
-}
+var arriving = lab.Arriving([]bpf.Instruction{bpf.RetConstant{Val: 1 << 18}})
 
 func (s *scene) watch(ctx context.Context, t tool) (_ *watching, err error) {
 	w := &watching{s: s, t: t}

@@ -33,6 +33,15 @@ type SniffOptions struct {
 	Max  int                     // frames kept; 0: 65536. More, or over 256 MiB, are counted as lost
 }
 
+// Arriving is a filter for what a link receives only: of that it does as prog says.
+func Arriving(prog []bpf.Instruction) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	}, prog...)
+}
+
 const maxSniffed = 256 << 20 // bytes
 
 // Sniffer collects the frames of a link, those sent and those received, from Sniff to Close. Its

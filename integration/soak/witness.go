@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 
 	"udrouter/integration/lab"
 	"udrouter/policy"
@@ -73,15 +72,6 @@ func anyOf(kinds [][]part) (prog []bpf.Instruction) {
 	return append(prog, bpf.RetConstant{Val: 0})
 }
 
-// arriving is a filter for what a link receives only: guests send forgeries themselves.
-func arriving(prog []bpf.Instruction) []bpf.Instruction {
-	return append([]bpf.Instruction{
-		bpf.LoadExtension{Num: bpf.ExtType},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 1},
-		bpf.RetConstant{Val: 0},
-	}, prog...)
-}
-
 // witness sees the forgeries that come to somebody.
 type witness struct {
 	who string
@@ -91,7 +81,7 @@ type witness struct {
 // testify puts witnesses to the provider's router and to every guest that stays.
 func (s *soak) testify() error {
 	at := func(n *lab.Node, kinds [][]part) error {
-		sniffer, err := n.Sniff(n.Link, lab.SniffOptions{BPF: arriving(anyOf(kinds)), Max: 16})
+		sniffer, err := n.Sniff(n.Link, lab.SniffOptions{BPF: lab.Arriving(anyOf(kinds)), Max: 16})
 		if err != nil {
 			return err
 		}
